@@ -1,0 +1,65 @@
+"""Atlases: what every unit of a model responds to, built once, read and browsed ever after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from vitscope.atlas.build import Built, OnProgress
+from vitscope.atlas.build import build as _build
+from vitscope.atlas.read import Atlas
+from vitscope.data.source import SHARD_SIZE, ImageSource
+from vitscope.dream import recipe_named
+from vitscope.dream.recipe import Recipe
+from vitscope.engine.engine import Engine
+from vitscope.models.vision_model import VisionModel
+from vitscope.scan import BATCH_SIZE, MAX_SKIP
+
+__all__ = ["Atlas", "Built", "build", "open"]
+
+
+def build(
+    model: VisionModel,
+    source: ImageSource,
+    *,
+    out: str | Path,
+    sites: str = "blocks.*.ffn",
+    dreams: int | Literal["all"] = 0,
+    k: int = 9,
+    recipe: str | Recipe = "ghiasi_2022",
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    shard_size: int = SHARD_SIZE,
+    engine: Engine | None = None,
+    max_skip: float = MAX_SKIP,
+    on_progress: OnProgress | None = None,
+) -> Built:
+    """Build an atlas, or go on with one, with a recipe by name or as a value; see
+    `vitscope.atlas.build.build`.
+
+    Raises:
+        UnknownName: there is no such recipe; and what `vitscope.atlas.build.build` raises.
+
+    >>> import vitscope as vs
+    >>> vs.build(model, images, sites="blocks.*.ffn", dreams=5, out="val.atlas")  # doctest: +SKIP
+    """
+    return _build(
+        model,
+        source,
+        out=out,
+        sites=sites,
+        dreams=dreams,
+        k=k,
+        recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
+        seed=seed,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        engine=engine,
+        max_skip=max_skip,
+        on_progress=on_progress,
+    )
+
+
+def open(path: str | Path) -> Atlas:
+    """Open an atlas for reading; see `Atlas.open`."""
+    return Atlas.open(path)

@@ -1,0 +1,176 @@
+"""What an atlas knows of a unit, as frozen values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from vitscope.address import Address
+from vitscope.atlas.leaf import ExemplarRow, UnitRow
+from vitscope.atlas.manifest import LEAF_UNITS
+from vitscope.errors import AtlasError
+
+
+@dataclass(frozen=True)
+class SiteEntry:
+    """One site of an atlas: how many leaves it has, and how many of them are finished."""
+
+    name: str
+    units: int
+    grid: tuple[int, int] | None
+    prefix_tokens: int
+    leaves: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often a unit had which value. Between two edges lies one bin; the first and the last bin are open.
+
+    `counts` has one entry more than `edges`: below the first edge, between each two, above the last.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """An image that excites a unit.
+
+    Attributes:
+        rank: 0 is the best.
+        image: identity of its bytes, 32 hexadecimal digits; `Atlas.thumbnail` takes it.
+        path: its name within the source.
+        label: the name of its class, or its number where classes have no names, or None.
+        value: the activation it is ranked by.
+        place: where in the image, "row,column" or "cls"; "" where the site has no places.
+        map: the activation at every place of the grid, 0 for `map_low` to 255 for `map_high`; None without a
+            grid.
+        map_low, map_high: activations at both ends of the map.
+    """
+
+    rank: int
+    image: str
+    path: str
+    label: str | None
+    value: float
+    place: str
+    map: UInt8[NDArray[np.uint8], "row column"] | None = field(repr=False, compare=False)
+    map_low: float | None
+    map_high: float | None
+
+
+@dataclass(frozen=True)
+class StoredDream:
+    """A dream as an atlas keeps it; `image` is a WebP."""
+
+    recipe: str
+    seed: int
+    score: float | None
+    trust: dict[str, Any]
+    status: str
+    image: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Everything an atlas knows of one unit.
+
+    Attributes:
+        status: "ok", "dead" (all zero), "constant", "nan" or whatever `meters.moments` says.
+        statistics: count, mean, variance, minimum, maximum, share of zeros, NaN and infinite counts.
+        exemplars: ranked by the largest activation over places. None for a dead or constant unit.
+        by_mean: ranked by the mean over places, as Ghiasi et al. 2022 do.
+    """
+
+    address: Address
+    status: str
+    statistics: dict[str, float | int | None]
+    histogram: Histogram
+    exemplars: tuple[Exemplar, ...]
+    by_mean: tuple[Exemplar, ...]
+    dreams: tuple[StoredDream, ...]
+    labels: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The JSON of `vitscope show`; numbers that are not finite are null."""
+        return {
+            "address": str(self.address),
+            "status": self.status,
+            "statistics": {name: _finite(value) for name, value in self.statistics.items()},
+            "exemplars": [
+                {
+                    "rank": e.rank,
+                    "image": e.image,
+                    "path": e.path,
+                    "value": _finite(e.value),
+                    "place": e.place,
+                }
+                for e in self.exemplars
+            ],
+            "dreams": [
+                {
+                    "recipe": d.recipe,
+                    "seed": d.seed,
+                    "score": _finite(d.score),
+                    "trust": d.trust,
+                    "status": d.status,
+                }
+                for d in self.dreams
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """256 units of one site, as read from the disk."""
+
+    site: str
+    index: int
+    table: pa.Table = field(repr=False)
+    exemplars: pa.Table = field(repr=False)
+
+    @cached_property
+    def units(self) -> tuple[UnitRow, ...]:
+        """Statistics of each unit, in order."""
+        return tuple(UnitRow.from_record(record) for record in self.table.to_pylist())
+
+    def row(self, unit: int) -> UnitRow:
+        """The statistics of one unit, without making rows of the others."""
+        found = self.table.slice(unit - self.index * LEAF_UNITS, 1).to_pylist()
+        if not found or found[0]["unit"] != unit:
+            raise AtlasError(f"{self.site}:{unit} is damaged: leaf {self.index:04d} does not hold it")
+        return UnitRow.from_record(found[0])
+
+
+def exemplar_of(row: ExemplarRow, grid: tuple[int, int] | None) -> Exemplar:
+    """An exemplar from its row; `AtlasError` where its map does not fit the grid."""
+    picture = None
+    if row.map is not None and grid is not None:
+        if len(row.map) != grid[0] * grid[1]:
+            raise AtlasError(
+                f"unit {row.unit} is damaged: a map of {len(row.map)} places for a grid of {grid}"
+            )
+        picture = np.frombuffer(row.map, np.uint8).reshape(grid)
+    return Exemplar(
+        row.rank, row.image, row.path, row.label, row.value, row.place, picture, row.map_low, row.map_high
+    )
+
+
+def statistics_of(row: UnitRow) -> dict[str, float | int | None]:
+    """The numbers of a row, by name."""
+    names = ("count", "mean", "variance", "minimum", "maximum", "zeros", "nan", "inf")
+    facts = asdict(row)
+    return {name: facts[name] for name in names}
+
+
+def _finite(value: float | int | None) -> float | int | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,334 @@
+"""The stages of a build: scan, merge, thumbnails, leaves, dreams. Each goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from vitscope.address import Address
+from vitscope.atlas.commit import claimed
+from vitscope.atlas.leaf import ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes, webp
+from vitscope.atlas.manifest import SiteLayout
+from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, exemplar_rows, pack, unit_row
+from vitscope.atlas.store import ABSENT, Store, read_arrays, write_arrays
+from vitscope.atlas.thumbnails import make_thumbnails
+from vitscope.data.source import ImageSource, Shard, Skipped
+from vitscope.dream.objectives import unit as unit_objective
+from vitscope.dream.optimize import Dream, optimize
+from vitscope.dream.recipe import Recipe
+from vitscope.engine.engine import Engine
+from vitscope.errors import AtlasError, SourceError
+from vitscope.meters.meter import Meter
+from vitscope.models.vision_model import VisionModel
+from vitscope.scan import Part, check_skipped, merge_parts, scan_shard
+
+DREAM_QUALITY = 90
+"""Of the WebP of a dream: at 80 the fine texture of the Fourier recipes shows blocks."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Told the stage ("scanning", "thumbnails", "leaves", "dreams"), how many pieces are done, and of how
+many."""
+
+
+@dataclass(frozen=True)
+class DreamGroup:
+    """Some units of one site that are dreamt of together and committed together."""
+
+    site: str
+    units: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"dreams-{self.site}-{self.units[0]}"
+
+
+@dataclass(frozen=True)
+class _ShardName:
+    """A shard under a name that a file can have."""
+
+    shard: Shard
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass
+class ScanTask:
+    """The work on one shard, as engines want it: it commits its own part. A batch that memory forced is
+    remembered."""
+
+    model: VisionModel
+    source: ImageSource
+    store: Store
+    meters: Sequence[Meter]
+    batch_size: int
+
+    def __call__(self, work: _ShardName) -> None:
+        """Scan and commit."""
+        part = scan_shard(self.model, self.source, work.shard, self.meters, batch_size=self.batch_size)
+        self.batch_size = part.batch_size
+        write_arrays(self.store.part_file(work.shard.id), part.arrays(), facts=part.header())
+
+
+@dataclass(frozen=True)
+class DreamTask:
+    """The work on one group of dreams, as engines want it: it commits each as a file of its own."""
+
+    model: VisionModel
+    store: Store
+    recipe: Recipe
+    seed: int
+
+    def __call__(self, group: DreamGroup) -> None:
+        """Dream and commit."""
+        objectives = [unit_objective(Address(group.site, unit)) for unit in group.units]
+        made = optimize(self.model, objectives, recipe=self.recipe, seed=self.seed)
+        for unit, dream in zip(group.units, made, strict=True):
+            picture = np.frombuffer(_picture(dream), np.uint8)
+            write_arrays(
+                self.store.dream_file(group.site, unit), {"webp": picture}, facts={"dream": _facts(dream)}
+            )
+
+
+def _picture(dream: Dream) -> bytes:
+    levels = (dream.pixels.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return webp(rearrange(levels, "rgb row column -> row column rgb"), quality=DREAM_QUALITY)
+
+
+def _facts(dream: Dream) -> str:
+    """The columns of a dream, but for where it lies in the pack."""
+    facts = {
+        "recipe": dream.recipe,
+        "seed": dream.seed,
+        "score": dream.score,
+        "robust": dream.trust.get("robust"),
+        "trust": json.dumps(dream.trust, sort_keys=True),
+        "status": str(dream.trust.get("status", "ok")),
+    }
+    return json.dumps(facts, sort_keys=True)
+
+
+@dataclass
+class Work:
+    """One run of a build; `run` goes through all stages."""
+
+    model: VisionModel
+    source: ImageSource
+    store: Store
+    meters: Sequence[Meter]
+    recipe: Recipe | None
+    batch_size: int
+    engine: Engine
+    on_progress: OnProgress
+
+    def __post_init__(self) -> None:
+        self.leases = self.store.root / "leases"
+        self.shards = self.source.shards(self.store.manifest.shard_size)
+        self.not_shown: list[Skipped] = []
+        self.dreams = 0
+        self.unfinished: list[tuple[SiteLayout, int]] = []
+        for site, leaf in self.store.leaves():
+            # Read and hashed once; from here on a look at the sizes will do.
+            fault = self.store.fault(site.name, leaf, read=True)
+            if fault is not None:
+                self.unfinished.append((site, leaf))
+            if fault not in (None, ABSENT):
+                self.store.discard_leaf(site.name, leaf)
+
+    def run(self, max_skip: float) -> None:
+        """All stages, each from where it stopped."""
+        self.scan()
+        if not self.part.images:
+            raise SourceError(
+                f"{self.source.name} has no image that could be read: {len(self.part.skipped)} skipped"
+            )
+        check_skipped(self.part, total=len(self.source), max_skip=max_skip)
+        self.make_thumbnails()
+        self.commit_leaves()
+        self.make_dreams()
+
+    # scan
+
+    def scan(self) -> None:
+        """Scan what is not scanned yet."""
+        todo = [shard for shard in self.shards if read_arrays(self.store.part_file(shard.id)) is None]
+        for shard in todo:
+            self.store.part_file(shard.id).unlink(missing_ok=True)  # from here on, one that exists is whole
+        names = [_ShardName(shard, self.store.part_file(shard.id).stem) for shard in todo]
+        task = ScanTask(self.model, self.source, self.store, self.meters, self.batch_size)
+        done, total = sum(map(len, self.shards)) - sum(map(len, todo)), len(self.source)
+        self.on_progress("scanning", done, total)
+        for work in self.shared(task, names, lambda work: self.store.part_file(work.shard.id).exists()):
+            done += len(work.shard)
+            self.on_progress("scanning", done, total)
+
+    def shared(
+        self, task: Callable[[Any], None], work: Sequence[Any], done: Callable[[Any], bool]
+    ) -> Iterator[Any]:
+        """Have the engine do what no other process does, and wait for what others do."""
+        with closing(claimed(work, self.leases, done=done)) as mine:
+            for piece, _ in self.engine.map(task, mine):
+                yield piece
+
+    @cached_property
+    def part(self) -> Part:
+        """All shards, merged in their order, so that sums round the same way every time."""
+        return merge_parts(map(self._read_part, self.shards))
+
+    def _read_part(self, shard: Shard) -> Part:
+        found = read_arrays(self.store.part_file(shard.id))
+        if found is None:
+            raise AtlasError(
+                f"the part of shard {shard.id} is damaged: run the same command again to scan it again"
+            )
+        return Part.from_arrays(found[0], found[1], sites=self.model.sites, meters=self.meters)
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """The meters' results, by meter and site."""
+        return {name: state.result() for name, state in self.part.states.items()}
+
+    @cached_property
+    def images(self) -> Images:
+        """Path and class of every image that was read; where one picture has several paths, the first."""
+        found: dict[str, tuple[str, str | None]] = {}
+        for image in self.part.images:
+            found.setdefault(image.id, (image.path, _class_name(image.label, self.source.classes)))
+        return found
+
+    # leaves
+
+    def rows(self, site: SiteLayout, leaf: int) -> list[ExemplarRow]:
+        """The exemplars of a leaf, from the meters."""
+        found = {ranking: self.found[f"topk_{ranking}"][site.name] for ranking in RANKINGS}
+        return [
+            row
+            for unit in site.members(leaf)
+            if self.found["moments"][site.name].status[unit] in SHOWN
+            for row in exemplar_rows(site, unit, found, self.images)
+        ]
+
+    def make_thumbnails(self) -> None:
+        """Make the thumbnails of all exemplars, once per image."""
+        wanted: dict[str, str] = {}
+        for site, leaf in self.store.leaves():
+            if (site, leaf) in self.unfinished:
+                wanted.update((row.image, row.path) for row in self.rows(site, leaf))
+            else:
+                table = exemplar_table(self.store.read_leaf(site.name, leaf, "exemplars.parquet"))
+                wanted.update(zip(table["image"].to_pylist(), table["path"].to_pylist(), strict=True))
+        self.not_shown = make_thumbnails(
+            self.source,
+            wanted,
+            shards=self.shards,
+            preprocessing=self.model.preprocessing,
+            file_of=self.store.thumbnail_file,
+            on_done=lambda done: self.on_progress("thumbnails", done, len(wanted)),
+        )
+
+    def commit_leaves(self) -> None:
+        """Write every leaf whose dreams are all there."""
+        self.count_leaves()
+        for site, leaf in list(self.unfinished):
+            self.commit_leaf(site, leaf)
+
+    def count_leaves(self) -> None:
+        """Tell how many leaves are finished."""
+        total = sum(site.leaves for site in self.store.manifest.sites)
+        self.on_progress("leaves", total - len(self.unfinished), total)
+
+    def commit_leaf(self, site: SiteLayout, leaf: int) -> None:
+        """Write one leaf, if all its dreams are there."""
+        wanted = [unit for unit in self.chosen(site) if unit in site.members(leaf)]
+        dreams = {unit: self.read_dream(site.name, unit) for unit in wanted}
+        pictures = {unit: dream for unit, dream in dreams.items() if dream is not None}
+        if len(pictures) == len(wanted):
+            self.store.commit_leaf(site.name, leaf, self.leaf_files(site, leaf, pictures))
+        if self.store.fault(site.name, leaf) is None:  # written here, or by another process a moment ago
+            self.store.drop_dreams(site.name, leaf)
+            self.unfinished.remove((site, leaf))
+            self.count_leaves()
+
+    def leaf_files(
+        self, site: SiteLayout, leaf: int, dreams: Mapping[int, tuple[dict[str, Any], bytes]]
+    ) -> dict[str, bytes]:
+        """The bytes of a leaf."""
+        content, pointers = pack({unit: [dream] for unit, dream in dreams.items()})
+        moments = self.found["moments"][site.name]
+        units = [unit_row(moments, unit, dreams=pointers.get(unit, ())) for unit in site.members(leaf)]
+        exemplars = self.rows(site, leaf)
+        tiles = {row.unit: row.image for row in exemplars if (row.ranking, row.rank) == (RANKINGS[0], 0)}
+        files = {unit: self.store.thumbnail_file(image) for unit, image in tiles.items()}
+        pictures = {unit: path.read_bytes() for unit, path in files.items() if path.exists()}
+        pictures |= {unit: picture for unit, (_, picture) in dreams.items()}
+        return {
+            "units.parquet": table_bytes(units, of=UnitRow),
+            "exemplars.parquet": table_bytes(exemplars, of=ExemplarRow),
+            "pack": content,
+            "sprite.webp": sprite({unit - site.members(leaf).start: pictures[unit] for unit in pictures}),
+        }
+
+    # dreams
+
+    def chosen(self, site: SiteLayout) -> list[int]:
+        """The units of a site to dream of."""
+        plan = self.store.manifest.dreams
+        if plan is None:
+            return []
+        statuses = [str(status) for status in self.found["moments"][site.name].status]
+        return chosen(site.name, statuses, count=plan["count"], seed=plan["seed"])
+
+    def read_dream(self, site: str, unit: int) -> tuple[dict[str, Any], bytes] | None:
+        """A finished dream that is in no leaf yet: its facts and its WebP."""
+        found = read_arrays(self.store.dream_file(site, unit))
+        return None if found is None else (found[1], found[0]["webp"].tobytes())
+
+    def make_dreams(self) -> None:
+        """Dream, group by group, and write each leaf as soon as its dreams are there."""
+        plans = {site: self.chosen(site) for site in self.store.manifest.sites}
+        total = sum(map(len, plans.values()))
+        if self.recipe is None or not total:
+            return
+        task = DreamTask(self.model, self.store, self.recipe, (self.store.manifest.dreams or {})["seed"])
+        groups = [group for site, units in plans.items() for group in self.groups(site, units)]
+        todo = [group for group in groups if not self.dreamt(group)]
+        self.dreams = total - sum(len(group.units) for group in todo)
+        self.on_progress("dreams", self.dreams, total)
+        for group in self.shared(task, todo, self.dreamt):
+            self.dreams += len(group.units)
+            self.on_progress("dreams", self.dreams, total)
+            self.commit_leaves_of(group)
+        self.dreams = total
+        self.commit_leaves()
+
+    def groups(self, site: SiteLayout, units: Sequence[int]) -> Iterator[DreamGroup]:
+        """The chosen units of a site, in groups of `batch_size`."""
+        for start in range(0, len(units), self.batch_size):
+            yield DreamGroup(site.name, tuple(units[start : start + self.batch_size]))
+
+    def dreamt(self, group: DreamGroup) -> bool:
+        """Whether every dream of a group is in a leaf, or waits for one."""
+        open_leaves = {(site.name, unit) for site, leaf in self.unfinished for unit in site.members(leaf)}
+        return all(
+            (group.site, unit) not in open_leaves or self.read_dream(group.site, unit) is not None
+            for unit in group.units
+        )
+
+    def commit_leaves_of(self, group: DreamGroup) -> None:
+        """Write the leaves that a group completes."""
+        for site, leaf in list(self.unfinished):
+            if site.name == group.site and not set(group.units).isdisjoint(site.members(leaf)):
+                self.commit_leaf(site, leaf)
+
+
+def _class_name(index: int, classes: Sequence[str] | None) -> str | None:
+    if index < 0:
+        return None
+    return classes[index] if classes and index < len(classes) else str(index)

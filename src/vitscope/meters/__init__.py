@@ -1,0 +1,10 @@
+"""Meters: mergeable measurements over a stream of images. `METERS` names them, plugins' included."""
+
+from __future__ import annotations
+
+from vitscope.registry import Registry
+
+METERS = Registry(
+    "meter", {"topk": "vitscope.meters.topk:TopK", "moments": "vitscope.meters.moments:Moments"}
+)
+"""Name -> class of the meter. Third parties add theirs by entry points in the group `vitscope.meter`."""

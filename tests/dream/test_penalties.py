@@ -1,0 +1,62 @@
+"""Total variation against a naive float64 loop, and its values on noise."""
+
+import math
+
+import pytest
+import torch
+
+from vitscope.dream.penalties import TotalVariation, total_variation
+
+
+def naive(images: torch.Tensor) -> list[float]:
+    values = []
+    for image in images.double().tolist():
+        total = 0.0
+        for channel in image:
+            rows, columns = len(channel), len(channel[0])
+            for down, right in ((1, 0), (0, 1), (1, 1), (1, -1)):
+                squares = [
+                    (channel[r + down][c + right] - channel[r][c]) ** 2
+                    for r in range(rows - down)
+                    for c in range(columns)
+                    if 0 <= c + right < columns
+                ]
+                total += math.sqrt(sum(squares)) / len(image)
+        values.append(total)
+    return values
+
+
+def test_it_equals_the_loop():
+    images = torch.rand(3, 3, 7, 10)
+    torch.testing.assert_close(total_variation(images).tolist(), naive(images), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("side", "value"), [(384, 625.9), (224, 364.4)])
+def test_uniform_noise_has_the_value_of_the_specification(side: int, value: float):
+    theory = 2 * math.sqrt(side * (side - 1) / 6) + 2 * math.sqrt((side - 1) ** 2 / 6)
+    found = (
+        total_variation(torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0)))
+        .mean()
+        .item()
+    )
+    assert found == pytest.approx(value, rel=2e-3)
+    assert found == pytest.approx(theory, rel=2e-3)
+
+
+def test_a_constant_image_pays_nothing_and_has_a_finite_slope():
+    image = torch.full((1, 3, 5, 5), 0.3, requires_grad=True)
+    price = total_variation(image).sum()
+    (slope,) = torch.autograd.grad(price, image)
+    assert price.item() == 0
+    assert slope.isfinite().all()
+
+
+def test_it_scales_with_contrast_and_ignores_brightness():
+    image = torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(total_variation(-2.5 * image + 4), 2.5 * total_variation(image))
+
+
+def test_each_image_pays_for_itself_by_weight():
+    images = torch.rand(2, 3, 6, 6)
+    prices = TotalVariation(0.004).price(images)
+    torch.testing.assert_close(prices[1:], 0.004 * total_variation(images[1:]))

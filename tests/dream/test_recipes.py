@@ -1,0 +1,115 @@
+"""The recipes have the papers' numbers; the registry resolves and explains itself; real models dream."""
+
+import pytest
+import torch
+
+import vitscope.dream
+from vitscope.address import Address
+from vitscope.dream import RECIPES, dream, recipe_named, unit
+from vitscope.dream.augment import Affine, ChannelNoise, ColourShift, Crops, Jitter, PixelNoise
+from vitscope.dream.optimize import Dream
+from vitscope.dream.recipe import Recipe
+from vitscope.dream.recipes import FEL_2023, GHIASI_2022, GHIASI_2022_PAPER, OLAH_2017
+from vitscope.errors import BadAddress, UnknownName
+from vitscope.testing import tiny_vit
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (200, 0.05), (400, 0.0)])
+def test_ghiasi_anneals_by_a_cosine(step: int, rate: float):
+    assert GHIASI_2022.rate(step) == pytest.approx(rate, abs=1e-12)
+
+
+def test_ghiasi_is_the_code_and_the_variant_is_the_paper():
+    settings = (GHIASI_2022.steps, GHIASI_2022.copies, GHIASI_2022.learning_rate, GHIASI_2022.betas)
+    assert settings == (400, 8, 0.1, (0.5, 0.99))
+    assert GHIASI_2022.augmentations == (
+        ColourShift(1.0, 1.0, "code"),
+        ChannelNoise(0.5),
+        Jitter(32, shared=True),
+    )
+    assert GHIASI_2022_PAPER.augmentations == (ColourShift(1.0, 1.0, "paper"), PixelNoise(1.0), Jitter(32))
+    assert (
+        GHIASI_2022_PAPER.replace(name="ghiasi_2022", augmentations=GHIASI_2022.augmentations) == GHIASI_2022
+    )
+    assert GHIASI_2022.canvas.bounds == (0, 1)
+
+
+def test_the_weight_of_total_variation_balances_as_in_the_code():
+    """Code: mean over a B x B diagonal matrix of activations, 0.0005 v of variation, B = 8, v = 0.1."""
+    copies, v = 8, 0.1
+    activations = torch.rand(copies, dtype=torch.float64)
+    code_activation = torch.diag(activations).mean()
+    assert code_activation.item() == pytest.approx(0.125 * activations.mean().item())
+    (penalty,) = GHIASI_2022.penalties
+    assert penalty.weight == pytest.approx(0.0005 * v * activations.mean().item() / code_activation.item())
+
+
+def test_olah_and_fel_have_the_numbers_of_their_code():
+    assert (OLAH_2017.steps, OLAH_2017.copies, OLAH_2017.learning_rate, OLAH_2017.rate(300)) == (
+        512,
+        1,
+        0.05,
+        0.05,
+    )
+    (affine,) = OLAH_2017.augmentations
+    assert isinstance(affine, Affine)
+    assert (affine.jitters, min(affine.scales), max(affine.scales)) == ((8, 4), 0.9, 1.1)
+    assert (len(affine.angles), affine.angles.count(0), max(affine.angles)) == (26, 6, 10)
+    assert (FEL_2023.steps, FEL_2023.copies, FEL_2023.learning_rate, FEL_2023.optimiser) == (
+        256,
+        32,
+        1.0,
+        "nadam",
+    )
+    assert FEL_2023.crops == Crops(0.5, 0.05, 0.05, 0.15, 0.05)
+    assert round(FEL_2023.canvas_scale * 224) == 512
+
+
+def test_every_name_resolves_to_the_recipe_of_that_name():
+    for name in RECIPES:
+        recipe = recipe_named(name)
+        assert isinstance(recipe, Recipe)
+        assert recipe.name == name
+        assert str(recipe.year) in name
+        assert "arXiv:" in recipe.citation or "doi:" in recipe.citation
+
+
+def test_an_unknown_recipe_lists_those_there_are():
+    with pytest.raises(UnknownName) as caught:
+        dream(tiny_vit(), "blocks.0.ffn:1", recipe="giasi_2022")
+    text = str(caught.value)
+    assert text.startswith("no recipe 'giasi_2022'. Nearest: 'ghiasi_2022'")
+    assert "fel_2023             2023  Unlocking Feature Visualization" in text
+    assert "olah_2017            2017  Feature Visualization" in text
+
+
+def test_the_front_door_takes_one_or_many():
+    model, short = tiny_vit(), GHIASI_2022.replace(steps=2, copies=2)
+    single = dream(model, "blocks.0.ffn:1", recipe=short)
+    many = dream(model, ["blocks.0.ffn:1", Address("blocks.0.ffn", 2), -unit("blocks.0.ffn:3")], recipe=short)
+    assert isinstance(single, Dream)
+    assert [each.address for each in many] == [
+        "blocks.0.ffn:1",
+        "blocks.0.ffn:2",
+        "-1.0*unit(blocks.0.ffn:3)",
+    ]
+    torch.testing.assert_close(many[0].pixels, single.pixels)
+    assert dream(model, [], recipe=short) == []
+    with pytest.raises(BadAddress, match=r"'blocks.0.ffn' names a site but no unit"):
+        dream(model, "blocks.0.ffn", recipe=short)
+
+
+def test_public_names_are_all_there():
+    assert all(hasattr(vitscope.dream, name) for name in vitscope.dream.__all__)
+
+
+@pytest.mark.real
+def test_a_real_unit_is_excited_beyond_its_best_start(shared):
+    from vitscope.models import load
+
+    model = load(
+        "timm:vit_tiny_patch16_224", weights=str(shared / "weights/vit_tiny_patch16_224.safetensors")
+    )
+    made = dream(model, "blocks.2.ffn:17", recipe=GHIASI_2022.replace(steps=12, copies=2))
+    assert made.score > made.trust["start"] + 0.1
+    assert made.pixels.shape == (3, 224, 224)

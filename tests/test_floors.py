@@ -1,0 +1,136 @@
+"""Architecture as a test: every file stands on one floor and imports only from lower floors."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import vitscope
+
+SOURCE = Path(vitscope.__file__).parent
+FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
+    # 0 ground
+    {"errors", "arrays", "front"},
+    # 1 words
+    {"address", "registry", "provenance"},
+    # 2 protocols
+    {"models.vision_model", "data.source", "engine.engine"},
+    {"meters.reading"},
+    {"meters.meter", "meters.board"},
+    # 3 instruments, and first what they are made of
+    {
+        "tap",
+        "models.bundled",
+        "models.checkpoints",
+        "data.listing",
+        "atlas.manifest",
+        "atlas.leaf",
+        "atlas.commit",
+    },
+    {"models.claims", "atlas.unit"},
+    {"models.transformer_sites", "models.residual_sites"},
+    {"models.sites"},
+    {"models.from_timm", "models.from_torchvision", "models.from_module", "models.from_bundled"},
+    {"data.decode", "data.folder", "data.tar", "data.demo"},
+    {"dream.canvases", "dream.objectives", "dream.augment", "dream.penalties"},
+    {"meters.topk", "meters.moments", "engine.local", "progress", "viewer.guard", "viewer.pictures"},
+    {"dream.recipe"},
+    # 4 loops
+    {"dream.optimize", "scan", "atlas.store", "atlas.rows", "atlas.thumbnails"},
+    # 5 work
+    {"dream.recipes", "atlas.work", "atlas.read", "atlas.verify"},
+    {"atlas.build"},
+    # 6 shelves
+    {"models", "data", "dream", "meters", "engine", "viewer.shelf"},
+    {"atlas"},
+    # 7 doors
+    {"viewer", "viewer.pages", "testing", "doctor"},
+    {"viewer.app"},
+    {"cli"},
+    {"", "__main__"},
+]
+FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
+JUNK_DRAWERS = {"utils", "helpers", "common", "misc"}
+
+
+def name_of(path: Path) -> str:
+    parts = list(path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The modules of ours that a file imports, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vitscope":
+            base = (node.module or "").removeprefix("vitscope").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                yield node.lineno, full if full in FLOOR else base
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "vitscope":
+                    yield node.lineno, alias.name.removeprefix("vitscope").lstrip(".")
+
+
+def upward_imports(files: list[Path]) -> list[str]:
+    return [
+        f"{path}:{line}: {name_of(path)!r} may not import {other!r}"
+        for path in files
+        for line, other in imports_of(path)
+        if FLOOR.get(other, 99) >= FLOOR.get(name_of(path), -1)
+    ]
+
+
+def test_every_file_stands_on_one_floor():
+    files = {name_of(path) for path in SOURCE.rglob("*.py")}
+    assert files - set(FLOOR) == set(), "files on no floor: add them to FLOORS"
+    assert set(FLOOR) - files == set(), "FLOORS names files that do not exist"
+    assert sum(map(len, FLOORS)) == len(FLOOR), "a file stands on two floors"
+
+
+def test_every_import_points_down():
+    wrong = upward_imports(sorted(SOURCE.rglob("*.py")))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_an_upward_import_inside_a_function_is_found(tmp_path, monkeypatch):
+    culprit = tmp_path / "tap.py"
+    culprit.write_text("def sly():\n    from vitscope.scan import scan\n    return scan\n")
+    monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
+    assert upward_imports([culprit]) == [f"{culprit}:2: 'tap' may not import 'scan'"]
+
+
+def test_there_is_no_junk_drawer():
+    assert {path.stem for path in SOURCE.rglob("*.py")} & JUNK_DRAWERS == set()
+
+
+def test_only_the_tap_touches_hooks():
+    touching = [path.name for path in SOURCE.rglob("*.py") if "register_forward" in path.read_text()]
+    assert touching == ["tap.py"]
+
+
+def test_nobody_above_the_instruments_asks_for_a_family():
+    words = ("VisionTransformer", "ResNet", "import timm", "import torchvision", ".permute(")
+    adapters = FLOOR["models.from_timm"]
+    above = [path for path in SOURCE.rglob("*.py") if FLOOR[name_of(path)] > adapters]
+    above.remove(SOURCE / "doctor.py")  # it asks whether torchvision is installed, not what a model is
+    wrong = [f"{path}: {word}" for path in above for word in words if word in path.read_text()]
+    assert wrong == []
+
+
+def test_files_and_functions_stay_small():
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 400, f"{path} has more than 400 lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.body[0].lineno + 1
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+
+
+def test_only_the_command_line_prints_and_nobody_asserts():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            prints = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            assert not (prints and path.name != "cli.py"), f"{path}:{node.lineno}: print"
+            asserts = isinstance(node, ast.Assert)
+            assert not (asserts and path.name != "testing.py"), f"{path}:{node.lineno}: assert"

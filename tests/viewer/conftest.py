@@ -1,0 +1,165 @@
+"""A tiny atlas with hostile names, written through the store; the viewer over it, in process and served."""
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from vitscope.atlas.commit import write
+from vitscope.atlas.leaf import DreamRow, ExemplarRow, UnitRow, digest, sprite, table_bytes, webp
+from vitscope.atlas.manifest import Manifest, SiteLayout
+from vitscope.atlas.read import Atlas
+from vitscope.atlas.store import Store
+from vitscope.provenance import Provenance
+from vitscope.viewer.app import create_app
+
+HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=document.title="owned">'
+SITES = (
+    SiteLayout("blocks.0.ffn", "image token unit", 300, (4, 4), 1),
+    SiteLayout("logits", "image unit", 10),
+)
+EDGES = (-1.0, 0.0, 1.0, 2.0, 4.0)
+HUNG_UP = 0
+"""In place of a status: the server closed the connection on a request that it would not read."""
+IMAGES = [f"{number:032x}" for number in range(1, 4)]
+
+
+def picture(shade: int) -> bytes:
+    return webp(np.full((32, 32, 3), shade, np.uint8), quality=80)
+
+
+def exemplars(site: SiteLayout, unit: int) -> Iterator[ExemplarRow]:
+    for ranking in ("maximum", "mean"):
+        for rank, image in enumerate(IMAGES):
+            place = f"{rank},{rank + 1}" if site.grid and ranking == "maximum" else ""
+            levels = bytes(range(0, 256, 16)) if site.grid else None
+            value = (3.5 - rank) * (1 if ranking == "maximum" else 0.5)
+            yield ExemplarRow(
+                unit,
+                ranking,
+                rank,
+                image,
+                f"dir/{HOSTILE}{rank}.png",
+                HOSTILE,
+                value,
+                place,
+                0.0,
+                3.5 - rank,
+                levels,
+            )
+
+
+def unit_row(unit: int, dreams: tuple[DreamRow, ...]) -> UnitRow:
+    status = {1: "dead", 2: "nan"}.get(unit, "ok")
+    return UnitRow(
+        unit, status, 48, 0.5, float("nan"), -0.5, 3.5, 0.25, 0, 0, (0, 5, 100, 0, 3, 0), (), dreams
+    )
+
+
+def write_leaf(store: Store, site: SiteLayout, leaf: int, *, dream: bytes = b"") -> None:
+    dream = dream or picture(200)
+    trust = json.dumps({"status": "ok", "robust": 2.0, "start": 0.1, "retried": False})
+    stored = DreamRow("ghiasi_2022", 7, 5.25, 2.0, trust, "ok", 0, len(dream), digest(dream))
+    units = [unit_row(unit, (stored,) if unit == 0 else ()) for unit in site.members(leaf)]
+    found = [
+        row for unit in site.members(leaf) if unit % 256 < 8 and unit != 1 for row in exemplars(site, unit)
+    ]
+    files = {
+        "units.parquet": table_bytes(units, of=UnitRow),
+        "exemplars.parquet": table_bytes(found, of=ExemplarRow),
+        "pack": dream,
+        "sprite.webp": sprite({0: picture(120)}),
+    }
+    store.commit_leaf(site.name, leaf, files)
+
+
+def write_atlas(folder: Path) -> Path:
+    """An atlas of three leaves."""
+    seen = {"size": [32, 32], "interpolation": "bicubic"}
+    provenance = Provenance("atlas", f"test:{HOSTILE}", "sha256:00", seen, source="sha256:11")
+    source = {"name": f"folder:{HOSTILE}", "licence": None}
+    dreams = {"count": 1, "recipe": "ghiasi_2022", "seed": 7}
+    manifest = Manifest(provenance, source, SITES, 3, ("TopK", "Moments"), EDGES, dreams, 512, 3)
+    store = Store.prepare(folder, manifest)
+    for number, image in enumerate(IMAGES):
+        write(store.thumbnail_file(image), picture(60 * number + 20))
+    for site, leaf in ((SITES[0], 0), (SITES[0], 1), (SITES[1], 0)):
+        write_leaf(store, site, leaf)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """A whole atlas: blocks.0.ffn with two leaves, logits with one. Do not damage it."""
+    return Atlas.open(write_atlas(tmp_path_factory.mktemp("viewer") / "tiny.atlas"))
+
+
+@pytest.fixture
+def make_atlas(tmp_path: Path, atlas: Atlas) -> Callable[..., Atlas]:
+    """Copies the atlas, to damage it; `without` are the markers of leaves that are not built yet."""
+
+    def make(name: str = "own.atlas", *, without: tuple[str, ...] = (), model: str = HOSTILE) -> Atlas:
+        shutil.copytree(atlas.path, tmp_path / name)
+        for marker in without:
+            (tmp_path / name / "sites" / marker).unlink()
+        manifest = tmp_path / name / "atlas.json"
+        manifest.write_text(manifest.read_text().replace(json.dumps(HOSTILE)[1:-1], json.dumps(model)[1:-1]))
+        return Atlas.open(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def client_of() -> Callable[..., TestClient]:
+    """Makes a client, in process, for given atlases. Our errors become answers, as they do in a server."""
+
+    def make(*atlases: Atlas) -> TestClient:
+        return TestClient(
+            create_app(atlases), base_url="http://localhost:8000", raise_server_exceptions=False
+        )
+
+    return make
+
+
+@pytest.fixture
+def client(atlas: Atlas, client_of: Callable[..., TestClient]) -> TestClient:
+    """The viewer over the tiny atlas."""
+    return client_of(atlas)
+
+
+@pytest.fixture(scope="session")
+def port(atlas: Atlas) -> Iterator[int]:
+    """The viewer on a port of loopback, behind a real HTTP parser."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app([atlas]), log_level="error", lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(10)
+    listening.close()
+
+
+@pytest.fixture(scope="session")
+def raw(port: int) -> Callable[..., tuple[int, bytes]]:
+    """Sends a request target byte for byte, as no well-behaved client would; gives status and answer."""
+
+    def ask(target: bytes, *, host: bytes = b"localhost") -> tuple[int, bytes]:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, host))
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):  # hung up on, before all was sent
+                while received := connection.recv(65536):
+                    answer += received
+        return int(answer.split(b" ", 2)[1]) if answer else HUNG_UP, answer
+
+    return ask

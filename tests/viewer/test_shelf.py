@@ -1,0 +1,83 @@
+"""Atlases by name, and the links between their pages."""
+
+import json
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitscope.address import Address
+from vitscope.errors import UnknownSite
+from vitscope.viewer.shelf import Shelf, Volume, made_from, plain
+
+
+def test_atlases_of_one_name_are_told_apart(make_atlas):
+    one, two = make_atlas("x/demo.atlas"), make_atlas("y/demo.atlas")
+    shelf = Shelf([one, two])
+    assert [volume.slug for volume in shelf] == ["demo", "demo-2"]
+    assert shelf.get("demo-2").atlas is two
+    assert shelf.get("../demo") is None
+    assert len(shelf) == 2
+
+
+def test_a_hostile_folder_name_becomes_a_harmless_one(make_atlas):
+    (volume,) = Shelf([make_atlas('A "b"<script>#?.atlas')])
+    assert volume.slug == "a-b-script"
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_links_keep_any_name_in_one_part_of_the_path(atlas, name):
+    link = urlsplit(Volume("tiny", atlas).to("site", name, page=2))
+    assert link.query == "page=2"
+    assert link.path.count("/") == 4
+    assert unquote(link.path) == f"/a/tiny/site/{name}"
+
+
+def test_links_lead_to_a_units_page_and_back_to_its_place_in_the_grid(atlas):
+    volume = Volume("tiny", atlas)
+    assert volume.unit(Address("blocks.0.ffn", 299)) == "/a/tiny/unit/blocks.0.ffn:299"
+    assert volume.unit("blocks.0.ffn:3", by="mean") == "/a/tiny/unit/blocks.0.ffn:3?by=mean"
+    assert volume.page(Address("blocks.0.ffn", 255)) == "/a/tiny/site/blocks.0.ffn#u255"
+    assert volume.page(Address("blocks.0.ffn", 256)) == "/a/tiny/site/blocks.0.ffn?page=2#u256"
+
+
+def test_a_census_counts_every_unit_once(atlas):
+    volume = Volume("tiny", atlas)
+    census = volume.census(volume.site("blocks.0.ffn"))
+    assert census.statuses == {"ok": 298, "dead": 1, "nan": 1}
+    assert census.dead == 1 / 300
+    assert (census.damaged, census.waiting) == (0, 0)
+
+
+def test_a_census_tells_the_damaged_from_the_unfinished(make_atlas):
+    half = make_atlas(without=("logits/0000.ok",))
+    volume = Volume("own", half)
+    assert volume.census(volume.site("logits")).waiting == 1
+    (half.path / "sites/blocks.00.ffn/0001.units.parquet").write_bytes(b"short")
+    census = volume.census(volume.site("blocks.0.ffn"))
+    assert (census.damaged, census.waiting, census.units) == (1, 0, 256)
+
+
+def test_an_unknown_site_names_the_nearest(atlas):
+    with pytest.raises(
+        UnknownSite, match=r"no site 'blocks.0.fn' in tiny \(2 sites\). Nearest: 'blocks.0.ffn'"
+    ):
+        Volume("tiny", atlas).site("blocks.0.fn")
+
+
+def test_pictures_of_another_atlas_have_another_address(atlas, make_atlas):
+    other = make_atlas("tiny.atlas", model="other")
+    assert Volume("tiny", atlas).picture("thumbnail", "0") != Volume("tiny", other).picture("thumbnail", "0")
+
+
+def test_plain_values_are_strict_json():
+    value = plain({"a": float("nan"), "b": (1, float("inf")), 3: {"c": -0.5}})
+    assert json.loads(json.dumps(value, allow_nan=False)) == {"a": None, "b": [1, None], "3": {"c": -0.5}}
+
+
+def test_how_an_atlas_was_made_is_told_in_words(atlas):
+    facts = made_from(atlas.manifest)
+    assert facts["dreams"] == "1 a site by ghiasi_2022, seed 7"
+    assert facts["input"] == "32 × 32 pixels, bicubic"
+    assert "licence" not in facts
