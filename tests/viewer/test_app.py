@@ -60,6 +60,16 @@ def test_the_atlas_page_shows_its_sites_and_their_dead(client):
     assert "sha256:11" in page
 
 
+def test_dreams_stand_above_the_units_of_their_site_and_on_the_page_of_the_atlas(client):
+    for path in ("/a/tiny", "/a/tiny/site/blocks.0.ffn"):
+        strip = client.get(path).text.partition('class="strip"')[2].partition("</ul>")[0]
+        (address,) = re.findall(r'href="/a/tiny/unit/([^"]+)"', strip)
+        (picture,) = re.findall(r'src="([^"]+)"', strip)
+        assert f'alt="dream of {address}"' in strip
+        assert client.get(picture).headers["content-type"] == "image/webp"
+    assert 'class="strip"' not in client.get("/a/tiny/site/blocks.0.ffn?page=2").text
+
+
 def test_a_grid_has_a_tile_for_every_unit_and_no_more(client):
     first, second = (
         client.get("/a/tiny/site/blocks.0.ffn").text,
@@ -68,7 +78,9 @@ def test_a_grid_has_a_tile_for_every_unit_and_no_more(client):
     units = [
         int(unit)
         for page in (first, second)
-        for unit in re.findall(r'href="/a/tiny/unit/blocks\.0\.ffn:(\d+)"', page)
+        for unit in re.findall(
+            r'href="/a/tiny/unit/blocks\.0\.ffn:(\d+)"', page.partition('class="tiles"')[2]
+        )
     ]
     assert units == list(range(300))
     assert "1 dead" in first

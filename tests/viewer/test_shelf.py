@@ -81,3 +81,26 @@ def test_how_an_atlas_was_made_is_told_in_words(atlas):
     assert facts["dreams"] == "1 a site by ghiasi_2022, seed 7"
     assert facts["input"] == "32 × 32 pixels, bicubic"
     assert "licence" not in facts
+
+
+def test_units_with_dreams_are_found(atlas):
+    volume = Volume("tiny", atlas)
+    for entry in atlas.sites:
+        units = [
+            row.unit
+            for leaf in range(entry.leaves)
+            for row in atlas.leaf(entry.name, leaf).units
+            if row.has_dream
+        ]
+        assert [address.unit for address in volume.dreamt(entry)] == units
+    assert any(volume.dreamt(entry) for entry in atlas.sites)
+
+
+def test_licences_and_recipes_are_told_in_words(atlas):
+    manifest = dict(atlas.manifest)
+    manifest["source"] = {**manifest["source"], "licence": {"cat": "CC0", "rocket": "public domain"}}
+    recipe = {"name": "olah_2017", "citation": "Olah et al. 2017"}
+    manifest["dreams"] = {"count": 3, "recipe": recipe, "seed": 7}
+    facts = made_from(manifest)
+    assert facts["licence"] == "cat: CC0; rocket: public domain"
+    assert facts["dreams"] == "3 a site by olah_2017 (Olah et al. 2017), seed 7"

@@ -26,7 +26,7 @@ from vitscope.errors import AtlasError
 PARTS = ("units.parquet", "exemplars.parquet", "pack", "sprite.webp")
 """The files of a leaf, after its number; "ok" comes last and lists them."""
 TILE = 64
-"""Pixels a side of one tile of the overview: 16 x 16 of them were 235 kB (spec/ecosystem.md, section 2)."""
+"""Pixels a side of one tile of the overview: 16 x 16 of them, photographs, are about 235 kB."""
 TILES = 16
 _FLAT = (226, 226, 230)
 """Colour of a tile that has nothing to show."""

@@ -16,7 +16,7 @@ from vitscope.provenance import Provenance
 SCHEMA = 1
 """Version of everything on disk. A reader refuses what is newer."""
 LEAF_UNITS = 256
-"""Units a leaf: its overview is 16 x 16, and its files stay in the low megabytes (DESIGN section 7)."""
+"""Units a leaf: its overview is 16 x 16, and its files stay in the low megabytes."""
 FILE = "atlas.json"
 _UNBOUND = {"provenance.versions", "provenance.device", "source"}
 """Facts that may change between two runs of one build: the source is known by its fingerprint."""

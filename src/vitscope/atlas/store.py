@@ -1,4 +1,4 @@
-"""The files of an atlas: where each lies, how it is committed, and when it counts as whole. DESIGN section 7.
+"""The files of an atlas: where each lies, how it is committed, when it counts as whole. See docs/atlas.md.
 
     atlas.json    parts/<shard>.safetensors    parts/dreams/<site>/<unit>.safetensors    leases/
     sites/<site>/0004.{units.parquet,exemplars.parquet,pack,sprite.webp,ok}    runs/<id>.json

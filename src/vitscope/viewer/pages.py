@@ -34,6 +34,10 @@ from vitscope.viewer.pictures import (
 )
 from vitscope.viewer.shelf import UNITS_PER_PAGE, Shelf, Volume, made_from, plain
 
+DREAMS_PER_ROW = 12
+"""Dreams of a site on the page of its atlas: one row of a laptop's window."""
+DREAMS_PER_SITE = 128
+"""Dreams shown above the units of a site."""
 FOREVER = "public, max-age=31536000, immutable"
 """For pictures whose address names the version of what they show."""
 
@@ -106,11 +110,13 @@ def home(request: Request) -> Response:
 def atlas_page(request: Request) -> Response:
     """One atlas: what it is of, how far it is built, and its sites."""
     volume = _volume(request)
+    dreamt = {entry.name: volume.dreamt(entry)[:DREAMS_PER_ROW] for entry in volume.atlas.sites}
     groups: dict[str, list[tuple[Any, Any]]] = {}
     for entry in volume.atlas.sites:
         family = ".".join("*" if part.isdigit() else part for part in entry.name.split("."))
         groups.setdefault(family, []).append((entry, volume.census(entry)))
-    return _page("atlas.html", volume=volume, groups=groups, facts=made_from(volume.atlas.manifest))
+    facts = made_from(volume.atlas.manifest)
+    return _page("atlas.html", volume=volume, groups=groups, dreamt=dreamt, facts=facts)
 
 
 def site_page(request: Request) -> Response:
@@ -133,6 +139,7 @@ def site_page(request: Request) -> Response:
         page=int(page),
         rows=rows,
         trouble=trouble,
+        dreamt=volume.dreamt(entry)[:DREAMS_PER_SITE] if page == "1" else [],
         first=leaf * UNITS_PER_PAGE,
         statuses=Counter(row.status for row in rows),
         others=_beside([site.name for site in volume.atlas.sites], entry.name),

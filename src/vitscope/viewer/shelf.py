@@ -7,10 +7,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
+
+import pyarrow.compute as pc
 
 from vitscope.address import Address
 from vitscope.atlas.read import Atlas, SiteEntry
@@ -53,6 +56,7 @@ class Volume:
     slug: str
     atlas: Atlas
     _statuses: dict[tuple[str, int], Counter[str]] = field(default_factory=dict)
+    _dreamt: dict[tuple[str, int], tuple[Address, ...]] = field(default_factory=dict)
 
     @cached_property
     def version(self) -> str:
@@ -97,6 +101,23 @@ class Volume:
         if (site, leaf) not in self._statuses:
             self._statuses[site, leaf] = Counter(self.atlas.leaf(site, leaf).table["status"].to_pylist())
         return self._statuses[site, leaf]
+
+    def dreamt(self, entry: SiteEntry) -> list[Address]:
+        """The units of a site that have dreams, as far as its leaves can be read."""
+        found: list[Address] = []
+        for leaf in range(entry.leaves):
+            with suppress(AtlasError):
+                found += self._dreamt_in(entry.name, leaf)
+        return found
+
+    def _dreamt_in(self, site: str, leaf: int) -> tuple[Address, ...]:
+        """Units with dreams in one leaf. A leaf never changes, so it is read once."""
+        if (site, leaf) not in self._dreamt:
+            table = self.atlas.leaf(site, leaf).table
+            dreams = pc.greater(pc.list_value_length(table["dreams"]), 0)
+            units = table.filter(dreams)["unit"].to_pylist()
+            self._dreamt[site, leaf] = tuple(Address(site, unit) for unit in units)
+        return self._dreamt[site, leaf]
 
     def to(self, *parts: object, **query: object) -> str:
         """The address of one of this atlas's pages, every part escaped; `None` in the query is left out."""
@@ -155,7 +176,7 @@ def plain(value: Any) -> Any:
 
 def made_from(manifest: Mapping[str, Any]) -> dict[str, str]:
     """How an atlas was made, as a short table; the whole manifest is behind /api/."""
-    made, dreams = manifest["provenance"], manifest["dreams"]
+    made = manifest["provenance"]
     seen = made["preprocessing"]
     found = {
         "model": made["model"],
@@ -164,12 +185,25 @@ def made_from(manifest: Mapping[str, Any]) -> dict[str, str]:
         if "size" in seen
         else "",
         "images": f"{manifest['images']:,} of {manifest['source'].get('name', '')}",
-        "licence": str(manifest["source"].get("licence") or ""),
+        "licence": _licence(manifest["source"].get("licence")),
         "source fingerprint": made["source"] or "",
         "exemplars": f"{manifest['k']} a unit and ranking",
-        "dreams": f"{dreams['count']} a site by {dreams['recipe']}, seed {dreams['seed']}"
-        if dreams
-        else "none",
+        "dreams": _dreams(manifest["dreams"]),
         "made with": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _licence(licence: str | Mapping[str, str] | None) -> str:
+    """One licence, or one for each part of the source."""
+    if isinstance(licence, Mapping):
+        return "; ".join(f"{name}: {text}" for name, text in licence.items())
+    return licence or ""
+
+
+def _dreams(plan: Mapping[str, Any] | None) -> str:
+    if not plan:
+        return "none"
+    recipe = plan["recipe"]
+    named = f"{recipe['name']} ({recipe['citation']})" if isinstance(recipe, Mapping) else recipe
+    return f"{plan['count']} a site by {named}, seed {plan['seed']}"
