@@ -99,6 +99,9 @@ def dream(
     ),
     recipe: Annotated[str, typer.Option(help="One of `vitscope recipes`.")] = "ghiasi_2022",
     seed: Seed = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Units in one batch; chosen by device where it is not given.")
+    ] = None,
     weights: Weights = "pretrained",
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -111,7 +114,14 @@ def dream(
     paths = _picture_paths(output, addresses, recipe, seed)
     opened = load(model, weights=weights, seed=seed, device=device, dtype=dtype)
     with Progress(err) as progress:
-        made = make(opened, list(addresses), recipe=recipe, seed=seed, on_step=progress.stage("dreaming"))
+        made = make(
+            opened,
+            list(addresses),
+            recipe=recipe,
+            seed=seed,
+            batch_size=batch_size,
+            on_step=progress.stage("dreaming"),
+        )
     rows = []
     for result, path in zip(made, paths, strict=True):
         result.save(path)
