@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SHARD_SIZE = 512
+SHARD_SIZE = 1024
 """Images a shard by default: about half a minute of one core, so that little is lost when a worker dies."""
 
 
