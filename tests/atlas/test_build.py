@@ -302,6 +302,15 @@ def test_fault_065_a_harmed_leaf_is_built_again(again, part, harm):
     assert tree(again / "tiny.atlas") == expected
 
 
+def test_fault_063_dreams_left_behind_by_a_kill_after_their_leaf_are_dropped(again):
+    expected = tree(again / "tiny.atlas")
+    left = Store.open(again / "tiny.atlas").dream_file(SITE, 3)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"a dream that its leaf holds already")
+    build(model(), opened(again / "photos"), out=again / "tiny.atlas", **SETTINGS)
+    assert tree(again / "tiny.atlas") == expected
+
+
 def test_a_damaged_part_and_a_lost_thumbnail_are_made_again(again):
     expected = tree(again / "tiny.atlas")
     part = min((again / "tiny.atlas/parts").glob("*.safetensors"))

@@ -236,6 +236,9 @@ class Work:
     def commit_leaves(self) -> None:
         """Write every leaf whose dreams are all there."""
         self.count_leaves()
+        for site, leaf in self.store.leaves():
+            if (site, leaf) not in self.unfinished:  # a kill may have come between the leaf and this
+                self.store.drop_dreams(site.name, leaf)
         for site, leaf in list(self.unfinished):
             self.commit_leaf(site, leaf)
 
