@@ -31,8 +31,7 @@ def test_fault_063_killed_at_20_random_moments_it_resumes_to_the_same_bytes(tmp_
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found["kills"]) == KILLS
-    assert sum(kill["killed"] for kill in found["kills"]) >= KILLS * 3 // 4, "most kills came before the end"
+    assert sum(kill["killed"] for kill in found["kills"]) == KILLS
     assert len({kill["files"] for kill in found["kills"]}) >= 5, "at different stages"
     for kill in found["kills"]:
         assert kill["after"] == found["whole"], f"after {kill['delay']:.2f} s"
