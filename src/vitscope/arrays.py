@@ -1,4 +1,4 @@
-"""The shapes that pass between floors, as words..
+"""The shapes that pass between floors, as words.
 
 image   one image of a batch        place   one position: a patch, a pixel of a map, a prefix token
 unit    one channel, neuron, logit  rgb     red, green, blue

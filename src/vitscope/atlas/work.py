@@ -137,7 +137,9 @@ class Work:
         for site, leaf in self.store.leaves():
             # Read and hashed once; from here on a look at the sizes will do.
             fault = self.store.fault(site.name, leaf, read=True)
-            if fault is not None:
+            if fault is None:  # a kill may have come between the leaf and the removal of its dreams
+                self.store.drop_dreams(site.name, leaf)
+            else:
                 self.unfinished.append((site, leaf))
             if fault not in (None, ABSENT):
                 self.store.discard_leaf(site.name, leaf)
@@ -236,9 +238,6 @@ class Work:
     def commit_leaves(self) -> None:
         """Write every leaf whose dreams are all there."""
         self.count_leaves()
-        for site, leaf in self.store.leaves():
-            if (site, leaf) not in self.unfinished:  # a kill may have come between the leaf and this
-                self.store.drop_dreams(site.name, leaf)
         for site, leaf in list(self.unfinished):
             self.commit_leaf(site, leaf)
 
