@@ -164,7 +164,9 @@ def test_sites_as_json(capsys):
     rows = json.loads(out)
     assert code == 0
     assert [row["name"] for row in rows] == [f"blocks.{index}.ffn" for index in range(len(rows))]
-    assert set(rows[0]) == {"name", "axes", "units", "grid", "prefix_tokens", "path"}
+    facts = {"name", "axes", "units", "grid", "prefix_tokens", "path", "function", "recomputed"}
+    assert set(rows[0]) == facts
+    assert (rows[0]["function"], rows[0]["recomputed"]) == (None, False)
     assert rows[0]["axes"] == "image token unit"
     assert (rows[0]["grid"], rows[0]["prefix_tokens"]) == ([8, 8], 1)
 

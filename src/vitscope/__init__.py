@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vitscope.dream.optimize import Dream as Dream
     from vitscope.dream.recipe import Recipe as Recipe
     from vitscope.errors import VitscopeError as VitscopeError
+    from vitscope.meters.attention import by_head as by_head
+    from vitscope.meters.attention import prefix_mass as prefix_mass
     from vitscope.meters.moments import Moments as Moments
     from vitscope.meters.topk import TopK as TopK
     from vitscope.models import load as load
@@ -55,12 +57,14 @@ _HOMES = {
     "VisionModel": "vitscope.models.vision_model",
     "VitscopeError": "vitscope.errors",
     "build": "vitscope.atlas",
+    "by_head": "vitscope.meters.attention",
     "direction": "vitscope.dream.objectives",
     "dream": "vitscope.dream",
     "explain": "vitscope.provenance",
     "images": "vitscope.data",
     "load": "vitscope.models",
     "logit": "vitscope.dream.objectives",
+    "prefix_mass": "vitscope.meters.attention",
     "read": "vitscope.tap",
     "scan": "vitscope.scan",
     "serve": "vitscope.viewer.app",

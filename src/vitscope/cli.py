@@ -86,6 +86,8 @@ def sites(
 
     found = load(model, weights=weights).sites(pattern)
     emit([site.describe() for site in found], as_json, shown=lambda: found)
+    for note in found.notes:
+        err.print(note, style="dim", soft_wrap=True)
 
 
 @app.command()

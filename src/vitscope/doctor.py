@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitscope import extras
 from vitscope.provenance import versions
 
 
@@ -21,6 +22,7 @@ def checkup() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": versions(),
+        "extras": extras.versions(),
     }
     checks = {name: _outcome(check) for name, check in CHECKS.items()}
     return {

@@ -1,21 +1,25 @@
-"""The only file that touches a model's hooks: push-style reading with early exit, leaving no trace.
+"""Push-style reading of a model with early exit, leaving no trace; with `trace` the only file that hooks.
 
 Activations are handed to a callback at the moment their site fires and are not kept, so a pass over a
 data set needs the memory of one block. Inside `tap` the model is in eval mode with frozen weights. Afterwards
 it has the same hooks, mode and `requires_grad` as before, whether the pass ended, failed or stopped early.
+
+Most sites are the input or output of a module. Some lie inside one, where only a function call can be seen
+(attention weights inside fused attention, a residual sum): these are read through torch's function mode.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitscope.arrays import Activations, Pixels
 from vitscope.errors import SiteError
@@ -50,10 +54,12 @@ def tap(
     """
     missing: Counter[str] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
+    watch = _Watch(inner := [site for site in sites if site.function])
     wanted = {site.name for site in sites}
 
     def fire(site: Site, tensor: Any) -> None:
-        on_read(site, as_activations(site, tensor))
+        with watch.paused():
+            on_read(site, as_activations(site, tensor))
         del missing[site.name]
         if early_exit and not missing:
             raise _Enough
@@ -62,7 +68,8 @@ def tap(
         seen.clear()
         missing.update(dict.fromkeys(wanted, 1))
         try:
-            output = model.module(model.preprocess(pixels))
+            with watch if inner else nullcontext():
+                output = model.module(model.preprocess(pixels))
         except _Enough:
             return None
         finally:
@@ -72,13 +79,15 @@ def tap(
             raise SiteError(
                 f"{', '.join(sorted(unread))} did not fire in {model.name}: its module did not run"
             )
-        _check_calls(sites, seen, model.name)
-        return _tensor(output)
+        _check_calls(outer, seen, model.name)
+        return first_tensor(output)
 
+    outer = [site for site in sites if not site.function]
     with ExitStack() as stack:
         stack.enter_context(held(model.module))
-        for (path, side), group in _by_module(sites).items():
+        for (path, side), group in _by_module(outer).items():
             stack.enter_context(_hook(model.module.get_submodule(path), (path, side), group, fire, seen))
+        stack.enter_context(watch.following(model.module, fire))
         yield run
 
 
@@ -95,10 +104,13 @@ def read(model: VisionModel, pixels: Pixels, sites: Sequence[Site]) -> dict[str,
 
 
 def as_activations(site: Site, tensor: Any) -> Activations:
-    """One rearrangement, from what a module produced to "image place unit"."""
-    tensor = _tensor(tensor)
-    if site.derive is not None:
+    """One rearrangement, from what a module produced, or a function was given, to "image place unit"."""
+    if site.derive is None:
+        tensor = first_tensor(tensor)
+    elif site.function and site.side == "input":
         tensor = site.derive(tensor)
+    else:
+        tensor = site.derive(first_tensor(tensor))
     if tensor.ndim != len(site.axes.split()):
         raise SiteError(f"{site.name} should have axes {site.axes!r} but has shape {tuple(tensor.shape)}")
     activations: Tensor = rearrange(tensor, LAYOUTS[site.axes])
@@ -115,11 +127,14 @@ def held(module: nn.Module) -> Iterator[None]:
     """The module in eval mode with frozen weights, and afterwards exactly as it was."""
     modes = [(part, part.training) for part in module.modules()]
     gradients = [(weight, weight.requires_grad) for weight in module.parameters()]
+    fast = torch.backends.mha.get_fastpath_enabled()
     module.eval()
     module.requires_grad_(False)
+    torch.backends.mha.set_fastpath_enabled(False)  # or its values would depend on whether a mode watches
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for part, mode in modes:
             part.training = mode
         for weight, needs in gradients:
@@ -151,6 +166,110 @@ def _hook(
         handle.remove()
 
 
+def function_name(function: Callable[..., Any]) -> str:
+    """The name of a torch function: `x + y`, `x.add_(y)` and `torch.add(x, y)` are all "add"."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":  # an attribute such as x.mT
+        return str(getattr(getattr(function, "__self__", None), "__name__", ""))
+    name = name.strip("_")
+    return OPERATORS.get(name, name)
+
+
+OPERATORS = {
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "rsub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "rtruediv": "div",
+    "rdiv": "div",
+    "divide": "div",
+    "true_divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "rmatmul": "matmul",
+    "bmm": "matmul",
+    "mm": "matmul",
+    "rpow": "pow",
+    "concat": "cat",
+    "concatenate": "cat",
+}
+"""Python's names of operators, and second names of functions -> the name used here."""
+
+
+class _Watch(TorchFunctionMode):
+    """Fires sites that lie inside modules, at the n-th call of a function while the module runs."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        super().__init__()
+        self._sites = sites
+        self._names = {site.function for site in sites}
+        self._runs: Counter[str] = Counter()
+        self._turns: dict[str, Counter[str]] = {}
+        self._fire: Callable[[Site, Any], None] | None = None
+
+    @contextmanager
+    def following(self, module: nn.Module, fire: Callable[[Site, Any], None]) -> Iterator[None]:
+        """Know which of the modules of these sites are running, and fire the sites."""
+        with ExitStack() as stack:
+            for path in dict.fromkeys(site.path for site in self._sites):
+                part = module.get_submodule(path)
+                stack.callback(part.register_forward_pre_hook(partial(self._enter, path)).remove)
+                stack.callback(part.register_forward_hook(partial(self._leave, path)).remove)
+            self._fire = fire
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What readers do with activations is no part of the pass."""
+        fire, self._fire = self._fire, None
+        try:
+            yield
+        finally:
+            self._fire = fire
+
+    def __enter__(self) -> _Watch:
+        self._runs.clear()
+        self._turns.clear()
+        super().__enter__()  # type: ignore[no-untyped-call,unused-ignore]
+        return self
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name, fire = kwargs or {}, function_name(function), self._fire
+        if fire is None or name not in self._names:
+            return function(*args, **kwargs)
+        sites = self._due(name)
+        for site in sites:
+            if site.side == "input":
+                fire(site, (args, kwargs))
+        output = function(*args, **kwargs)
+        for site in sites:
+            if site.side == "output":
+                fire(site, args[0] if name == "setitem" else output)
+        return output
+
+    def _due(self, name: str) -> list[Site]:
+        for turns in self._turns.values():
+            turns[name] += 1
+        return [
+            site
+            for site in self._sites
+            if site.function == name
+            and site.path in self._turns
+            and (site.call, site.turn) == (self._runs[site.path], self._turns[site.path][name])
+        ]
+
+    def _enter(self, path: str, *_: Any) -> None:
+        self._runs[path] += 1
+        self._turns[path] = Counter()
+
+    def _leave(self, path: str, *_: Any) -> None:
+        del self._turns[path]
+
+
 def _by_module(sites: Sequence[Site]) -> dict[tuple[str, str], dict[int, list[Site]]]:
     table: dict[tuple[str, str], dict[int, list[Site]]] = defaultdict(lambda: defaultdict(list))
     for site in dict.fromkeys(sites):
@@ -168,73 +287,12 @@ def _check_calls(sites: Sequence[Site], seen: Counter[tuple[str, str]], model: s
             )
 
 
-def _tensor(value: Any) -> Tensor:
+def first_tensor(value: Any) -> Tensor:
     """The tensor in a module's input or output: itself, or the first in a tuple, list or mapping."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (tuple, list)) and value:
-        return _tensor(value[0])
+        return first_tensor(value[0])
     raise SiteError(f"expected a tensor, found {type(value).__name__}")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of one module in a dry run; what the site finder looks at.
-
-    Attributes:
-        path: the module's path, "" for the whole model.
-        index: which call of this module it is, from 1.
-        start, end: when the call began and ended, counted in events of the pass; nested calls lie inside.
-        input, output: shapes of the first input tensor and the first output tensor; None where there is none.
-        reads, writes: the storage addresses of the same tensors, so that wiring can be followed.
-    """
-
-    path: str
-    index: int
-    start: int
-    end: int
-    input: tuple[int, ...] | None
-    output: tuple[int, ...] | None
-    reads: int
-    writes: int
-
-
-def trace(module: nn.Module, sample: Tensor) -> tuple[Call, ...]:
-    """Run the module once on a sample and record every call, in the order the calls began.
-
-    The sample is what the module itself takes (already normalised). Nothing is left on the module.
-    """
-    names = {part: path for path, part in module.named_modules()}
-    clock = iter(range(1 << 40))
-    counts: Counter[str] = Counter()
-    open_calls: list[tuple[str, int, int, Any]] = []
-    calls: list[Call] = []
-    alive: list[Any] = []  # keeps every tensor, so that no address is used twice
-
-    def enter(part: nn.Module, args: Any, kwargs: Any) -> None:
-        path = names[part]
-        counts[path] += 1
-        open_calls.append((path, counts[path], next(clock), args or tuple(kwargs.values())))
-
-    def leave(_: nn.Module, __: Any, output: Any) -> None:
-        path, index, start, given = open_calls.pop()
-        (shape_in, reads), (shape_out, writes) = _facts(given), _facts(output)
-        alive.append((given, output))
-        calls.append(Call(path, index, start, next(clock), shape_in, shape_out, reads, writes))
-
-    with ExitStack() as stack, held(module), torch.no_grad():
-        for part in names:
-            stack.callback(part.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(part.register_forward_hook(leave).remove)
-        module(sample)
-    return tuple(sorted(calls, key=lambda call: call.start))
-
-
-def _facts(value: Any) -> tuple[tuple[int, ...] | None, int]:
-    try:
-        tensor = _tensor(value)
-    except SiteError:
-        return None, 0
-    return tuple(tensor.shape), tensor.data_ptr()

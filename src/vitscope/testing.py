@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from timm import create_model
 from torch import nn
 
+from vitscope.contracts import AdapterContract as AdapterContract
+from vitscope.contracts import StructureContract as StructureContract
 from vitscope.data.source import ImageSource, RawImage, Shard, Skipped, image_id
 from vitscope.models import load
 from vitscope.models.checkpoints import seeded
@@ -15,6 +18,24 @@ from vitscope.models.vision_model import VisionModel
 
 SPREAD = 5.0
 """Factor on freshly initialised linear maps: attention is then far from flat, and logits differ."""
+
+
+def stirred(module: nn.Module, *, seed: int = 0) -> nn.Module:
+    """The same module under random weights that show mix-ups; changed in place.
+
+    Fresh norms, biases and position tables are the same everywhere, fresh layer scales and some classifiers
+    near zero, which hides what they do: half of a uniform number is added to each. Linear maps are spread.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            is_map = isinstance(part, (nn.Linear, nn.Conv2d))
+            for weight in part.parameters(recurse=False):
+                if not (is_map and weight.ndim > 1) or not weight.any():
+                    weight.add_(0.5 * torch.rand(weight.shape, generator=draw))
+                elif isinstance(part, nn.Linear):
+                    weight.mul_(SPREAD)
+    return module
 
 
 def tiny_vit(*, seed: int = 0, **settings: Any) -> VisionModel:

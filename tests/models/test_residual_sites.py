@@ -83,8 +83,32 @@ class Stacked(nn.Module):
         return self.head(self.stack(images).mean((2, 3)))
 
 
-def test_convolutions_without_a_shortcut_are_no_block():
-    model = load(Stacked(), sample=(16, 16), device="cpu")
+def test_a_plain_stack_of_convolutions_has_a_block_for_each():
+    module = Stacked()
+    model = load(module, sample=(16, 16), device="cpu")
+    assert [site.name for site in model.sites] == ["embed", "stages.0.0", "stages.0.1", "pooled", "logits"]
+    images = PIXELS[:, :, :16, :16]
+    got = read(model, images, list(model.sites))
+    with torch.no_grad():
+        first = module.stack[:2](images)
+        assert torch.allclose(got["embed"], images.flatten(2).mT)
+        assert torch.allclose(got["stages.0.0"], first.flatten(2).mT)
+        assert torch.allclose(got["stages.0.1"], module.stack[2](first).flatten(2).mT, atol=1e-6)
+
+
+class Beside(nn.Module):
+    """Two convolutions side by side, joined: neither a block nor a stack."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.head = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Linear(6, 5)
+
+    def forward(self, images):
+        return self.head(torch.cat([self.one(images), self.other(images)], 1).mean((2, 3)))
+
+
+def test_convolutions_side_by_side_are_no_stack():
+    model = load(Beside(), sample=(16, 16), device="cpu")
     assert [site.name for site in model.sites] == ["pooled", "logits"]
-    assert any("no stages.s.b: no residual block" in note for note in model.sites.notes)
-    assert model.sites.named("stack.2").grid == (16, 16)
+    assert any(note.startswith("no stages.s.b: no residual sums") for note in model.sites.notes)
+    assert model.sites.named("other").grid == (14, 14)

@@ -16,7 +16,8 @@ from vitscope.testing import tiny_vit
 
 def test_every_entry_of_the_registries_resolves():
     assert all(callable(MODELS.get(name)) for name in MODELS)
-    assert all(CATALOGUES.get(name)() for name in CATALOGUES)
+    assert all(CATALOGUES.get(name)() for name in CATALOGUES if name != "hf")
+    assert isinstance(CATALOGUES.get("hf")(), list)  # what has been fetched to this machine: perhaps nothing
 
 
 def test_importing_the_shelf_imports_no_torch():

@@ -7,6 +7,7 @@ from torch import nn
 
 from vitscope.errors import SiteError, UnknownSite
 from vitscope.models import load
+from vitscope.models.sites import summed_up
 from vitscope.models.vision_model import MAP, MAP_LAST, TOKENS, VECTOR
 from vitscope.tap import read
 from vitscope.testing import tiny_cnn, tiny_vit
@@ -30,10 +31,12 @@ def test_every_raw_site_can_be_read_and_is_what_its_module_gave(make):
         model.module(model.preprocess(PIXELS))
     [handle.remove() for handle in handles]
     for name, activations in read(model, PIXELS, raw).items():
-        site = model.sites.named(name)
-        expected = outputs[site.path][0]
-        expected = expected.flatten(2).mT if site.axes == MAP else expected
-        assert torch.equal(activations.reshape(expected.shape), expected), name
+        expected = outputs[model.sites.named(name).path][0]
+        if name.endswith(("q_norm", "k_norm")):  # "image head token dim"
+            expected = expected.transpose(1, 2).flatten(2)
+        elif expected.ndim == 4:
+            expected = expected.flatten(2).mT
+        assert torch.equal(activations, expected if expected.ndim == 3 else expected[:, None]), name
 
 
 def test_axes_follow_the_rank():
@@ -43,9 +46,12 @@ def test_axes_follow_the_rank():
     assert model.sites.named("head").axes == VECTOR
 
 
-def test_per_head_tensors_are_not_taken_for_maps():
-    with pytest.raises(UnknownSite):
-        tiny_vit().sites.named("blocks.0.attn.q_norm")
+def test_per_head_tensors_have_the_places_of_their_tokens():
+    model = tiny_vit()
+    site, qkv = model.sites.named("blocks.0.attn.q_norm"), model.sites.named("blocks.0.attn.qkv")
+    assert (site.units, site.grid, site.prefix_tokens) == (24, (4, 4), 1)
+    got = read(model, PIXELS, [site, qkv])
+    assert torch.equal(got[site.name], got[qkv.name][..., :24])
 
 
 class Last(nn.Module):
@@ -92,9 +98,26 @@ def test_fault_052_tuples_are_read_and_odd_outputs_left_out():
     model = load(Odd(), sample=(8, 8), device="cpu")
     got = read(model, PIXELS[:, :, :8, :8], [model.site("pair")])
     assert torch.allclose(got["pair"][:, 0], PIXELS[:, :, :8, :8].mean((2, 3)))
-    for name in ("words", "cube"):
-        with pytest.raises(UnknownSite, match=f"no site '{name}' in Odd"):
-            model.site(name)
+    with pytest.raises(UnknownSite, match="no site 'words' in Odd"):
+        model.site("words")
+
+
+def test_a_view_of_the_image_with_five_axes_has_the_places_of_the_image():
+    model = load(Odd(), sample=(8, 8), device="cpu")
+    site = model.site("cube")
+    assert (site.grid, site.prefix_tokens, site.units) == ((8, 8), 0, 3)
+    pixels = PIXELS[:, :, :8, :8]
+    assert torch.equal(read(model, pixels, [site])["cube"], pixels.flatten(2).mT)
+
+
+def test_notes_that_say_the_same_of_several_blocks_are_one():
+    notes = [f"no blocks.{i}.mlp: why" for i in (0, 1, 2, 7)] + ["no blocks.4.ffn: who", "no pooled: what"]
+    assert summed_up(notes) == (
+        "no blocks.i.mlp (i = 0-2, 7): why",
+        "no blocks.4.ffn: who",
+        "no pooled: what",
+    )
+    assert summed_up(["no pooled: what", "no pooled: what"]) == ("no pooled: what",)
 
 
 def test_a_distilled_deit_has_two_prefix_tokens_and_no_single_classifier():

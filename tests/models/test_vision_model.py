@@ -1,5 +1,6 @@
 """Sites, places, addresses, preprocessing and fingerprints of a model."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -107,7 +108,15 @@ def test_a_site_describes_itself_in_json_words():
         "grid": [2, 3],
         "prefix_tokens": 2,
         "path": "blocks.0",
+        "function": None,
+        "recomputed": False,
     }
+
+
+def test_a_site_inside_a_module_says_at_which_function():
+    inside = replace(SITE, function="scaled_dot_product_attention", recomputed=True)
+    assert inside.whereabouts == "blocks.0: recomputed from scaled_dot_product_attention"
+    assert (SITE.whereabouts, replace(SITE, path="").whereabouts) == ("blocks.0", "(model)")
 
 
 def test_preprocessing_normalises_by_channel_and_keeps_gradients():

@@ -22,6 +22,8 @@ MODELS = Registry(
         "vitscope": "vitscope.models.from_bundled:open_bundled",
         "hf-hub": "vitscope.models.from_timm:open_hub",
         "local-dir": "vitscope.models.from_timm:open_folder",
+        "open_clip": "vitscope.models.from_open_clip:open_image",
+        "hf": "vitscope.models.from_transformers:open_transformers",
     },
     error=UnknownModel,
 )
@@ -33,6 +35,8 @@ CATALOGUES = Registry(
         "vitscope": "vitscope.models.from_bundled:names",
         "timm": "vitscope.models.from_timm:names",
         "tv": "vitscope.models.from_torchvision:names",
+        "open_clip": "vitscope.models.from_open_clip:names",
+        "hf": "vitscope.models.from_transformers:names",
     },
 )
 """The prefixes whose names can be listed -> the function that lists them."""
@@ -55,7 +59,9 @@ def load(
 
     Args:
         model: a name such as "vit_tiny_patch16_224" (timm), "timm:resnet50.a1_in1k", "tv:resnet18",
-            "vitscope:vit_mini", "hf-hub:timm/..." or "local-dir:FOLDER"; or any module, with a `sample`.
+            "open_clip:ViT-B-32/openai" (its image tower), "hf:google/vit-base-patch16-224" or "hf:FOLDER"
+            (transformers), "vitscope:vit_mini", "hf-hub:timm/..." or "local-dir:FOLDER" (timm); or any
+            module, with a `sample`.
         weights: "pretrained", "random", or a file: `.safetensors`, or `.pt`, from which no code is ever run.
             A module keeps the weights it has unless a file is given; it is moved and put in eval mode.
         seed: of random weights; the same seed gives the same weights.
@@ -66,6 +72,7 @@ def load(
         classes: overrides the names of the logits.
 
     Raises:
+        MissingExtra: open_clip or transformers is asked for and not installed.
         UnknownModel: no such model; the nearest are named.
         NotCached: pretrained weights are not on this machine and it is offline.
         WeightsError: the weights cannot be read, want to run code, do not fit or are not finite.
@@ -87,7 +94,7 @@ def load(
     checkpoints.check_finite(bare.module, bare.name)
     facts = preprocessing or bare.preprocessing
     exact = torch.promote_types(kind, torch.float32)  # sites are checked by value, so not in half precision
-    found = sites.find_sites(bare.module.to("cpu", exact), _noise(facts).to(exact))
+    found = sites.find_sites(bare.module.to("cpu", exact), _noise(facts).to(exact), output=bare.output)
     opened = VisionModel(
         bare.module,
         bare.name,

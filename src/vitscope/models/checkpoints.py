@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ LISTED = 10
 """How many missing and unexpected keys an error lists."""
 PROBE_SECONDS = 1.0
 """How long to wait for a host before this machine counts as offline."""
+
+INSTEAD = "or give --weights FILE, or --weights random for a model without training"
+"""What can be done without the network where weights are not on this machine."""
 
 Built = TypeVar("Built")
 
@@ -41,21 +45,37 @@ def fill(module: nn.Module, path: str | Path) -> None:
         MissingPath: there is no such file.
         WeightsError: it cannot be read, wants to run code, or its keys or shapes do not fit.
     """
-    state, expected = read_weights(Path(path)), module.state_dict()
+    fill_from(module, read_weights(Path(path)), origin=str(path))
+
+
+def fill_from(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Put named tensors into a module, strictly; `origin` is where they came from, for the error.
+
+    Raises:
+        WeightsError: keys or shapes do not fit.
+    """
+    expected = module.state_dict()
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:
-        raise WeightsError(
-            f"{path} does not fit {type(module).__name__}:"
-            f" {_listing('missing', missing)}; {_listing('unexpected', unexpected)}"
-        )
+        raise misfit(module, origin=origin, missing=missing, unexpected=unexpected)
     odd = [key for key in expected if expected[key].shape != state[key].shape]
     if odd:
         shapes = ", ".join(
             f"{k} {tuple(state[k].shape)} for {tuple(expected[k].shape)}" for k in odd[:LISTED]
         )
-        raise WeightsError(f"{path} does not fit {type(module).__name__}: {len(odd)} other shapes ({shapes})")
+        raise WeightsError(
+            f"{origin} does not fit {type(module).__name__}: {len(odd)} other shapes ({shapes})"
+        )
     module.load_state_dict(state, strict=True)
+
+
+def misfit(module: nn.Module, *, origin: str, missing: list[str], unexpected: list[str]) -> WeightsError:
+    """The error for weights whose keys are not the module's."""
+    return WeightsError(
+        f"{origin} does not fit {type(module).__name__}:"
+        f" {_listing('missing', missing)}; {_listing('unexpected', unexpected)}"
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -97,16 +117,38 @@ def check_finite(module: nn.Module, name: str) -> None:
             raise WeightsError(f"the weights of {name} are not finite: {key} holds NaN or infinity")
 
 
-def require_online(url: str, *, wanted: str) -> None:
+def require_hub(
+    wanted: str, *, url: str = constants.ENDPOINT, noun: str = "weights", instead: str = INSTEAD
+) -> None:
+    """As `require_online`, of the Hugging Face hub if no other `url` is given; HF_HUB_OFFLINE is respected.
+
+    Raises:
+        NotCached: the switch is set, or the host does not answer.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise NotCached(
+            f"the {noun} of {wanted} are not on this machine, and HF_HUB_OFFLINE is set."
+            f" Unset it once, {instead}"
+        )
+    require_online(url, wanted=wanted, noun=noun, instead=instead)
+
+
+def require_online(url: str, *, wanted: str, noun: str = "weights", instead: str = INSTEAD) -> None:
     """Return where the host of `url` answers; within about a second.
+
+    Args:
+        url: of what would be fetched.
+        wanted: the model, for the error.
+        noun: what of the model would be fetched.
+        instead: what else the user can do.
 
     Raises:
         NotCached: it does not, so what is `wanted` cannot be fetched.
     """
     if not _answers(url):
         raise NotCached(
-            f"the weights of {wanted} are not on this machine, and {urlsplit(url).hostname} does not answer."
-            " Go online once, or give --weights FILE, or --weights random for a model without training"
+            f"the {noun} of {wanted} are not on this machine, and {urlsplit(url).hostname} does not answer."
+            f" Go online once, {instead}"
         )
 
 

@@ -72,7 +72,7 @@ def open_hub(name: str, *, weights: str = "pretrained", seed: int = 0) -> Bare:
     if folder and (weights != "pretrained" or any((folder / file).is_file() for file in HUB_FILES)):
         # what is on this machine is read as a folder: asking the hub about it would fail slowly while offline
         return _open(f"local-dir:{folder}", f"hf-hub:{name}", weights=weights, seed=seed, overlay={})
-    _require_hub(f"hf-hub:{name}", constants.ENDPOINT)
+    checkpoints.require_hub(f"hf-hub:{name}")
     return _open(f"hf-hub:{name}", f"hf-hub:{name}", weights=weights, seed=seed, overlay={})
 
 
@@ -100,7 +100,14 @@ def _open(name: str, full_name: str, *, weights: str, seed: int, overlay: dict[s
         raise WeightsError(f"cannot load the weights of {full_name}: {error}") from error
     if weights not in ("pretrained", "random"):
         checkpoints.fill(module, weights)
-    return Bare(module.eval(), full_name, preprocessing_of(module), classes_of(module), _notes(module))
+    return Bare(
+        module.eval(),
+        full_name,
+        preprocessing_of(module),
+        classes_of(module),
+        _notes(module),
+        output="logits" if getattr(module, "num_classes", 0) else "embedding",
+    )
 
 
 def preprocessing_of(module: nn.Module) -> Preprocessing:
@@ -154,14 +161,5 @@ def _cached_file(facts: Any, name: str) -> dict[str, Any]:
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(str(facts.url)).path).name
         if path.is_file():
             return {} if facts.custom_load else {"file": str(path)}
-    _require_hub(f"timm:{name}", constants.ENDPOINT if facts.hf_hub_id else str(facts.url))
+    checkpoints.require_hub(f"timm:{name}", url=constants.ENDPOINT if facts.hf_hub_id else str(facts.url))
     return {}
-
-
-def _require_hub(full_name: str, url: str) -> None:
-    if constants.HF_HUB_OFFLINE:
-        raise NotCached(
-            f"the weights of {full_name} are not on this machine, and HF_HUB_OFFLINE is set."
-            " Unset it once, or give --weights FILE, or --weights random for a model without training"
-        )
-    checkpoints.require_online(url, wanted=full_name)

@@ -6,7 +6,8 @@ traced pass and check every claim by value. Raw sites are module paths. Notes sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import SiteError
-from vitscope.models.claims import Geometry, Plan
-from vitscope.models.residual_sites import add_residual_sites
-from vitscope.models.transformer_sites import add_transformer_sites, attention_pairs
-from vitscope.models.vision_model import MAP, MAP_LAST, TOKENS, VECTOR, Site
-from vitscope.tap import Call, trace
+from vitscope.models.arrange import arranged
+from vitscope.models.claims import Plan
+from vitscope.models.residual_sites import add_residual_sites, find_stages
+from vitscope.models.streams import residuals, root
+from vitscope.models.transformer_sites import add_transformer_sites, find_blocks, why_left_out, why_unseen
+from vitscope.models.vision_model import TOKENS, VECTOR, Site
+from vitscope.trace import Call, Value, trace
 
 
 class Found(NamedTuple):
@@ -29,77 +32,150 @@ class Found(NamedTuple):
     notes: tuple[str, ...]
 
 
-def find_sites(module: nn.Module, sample: Float[Tensor, "image rgb row column"]) -> Found:
+def find_sites(
+    module: nn.Module, sample: Float[Tensor, "image rgb row column"], *, output: str = "logits"
+) -> Found:
     """The sites of a module, in forward order.
 
     Args:
-        module: any vision module; it runs at most four times and is left as it was.
+        module: any vision module; it runs at most four times and is left as it was. On the meta device
+            nothing can be checked by value: its sites are those that structure alone tells.
         sample: at least two different images, as the module takes them (normalised). Noise serves best.
+        output: what the vector that the module hands out is called, "logits" or "embedding".
 
     Raises:
         SiteError: the module does not run on the sample.
     """
     try:
-        calls = trace(module, sample)
+        passed = trace(module, sample)
     except Exception as error:
         shape = tuple(sample.shape)
         raise SiteError(
             f"{type(module).__name__} does not run on images of shape {shape}: {error}"
         ) from error
-    plan = Plan(module, sample, calls)
-    geometry = add_transformer_sites(plan)
-    if geometry is None:
-        add_residual_sites(plan)
-    _add_ends(plan)
-    return Found(plan.ordered(), tuple(_raw_sites(plan, geometry)), tuple(plan.notes))
+    plan = Plan(module, sample, passed)
+    _add_blocks(plan)
+    _add_ends(plan, output)
+    return Found(plan.ordered(), tuple(_raw_sites(plan)), summed_up(plan.notes))
 
 
-def _add_ends(plan: Plan) -> None:
-    """`pooled`, the input of the classifier, and `logits`, the output of the model."""
-    root = plan.calls[0]
-    if len(root.output or ()) != 2:
-        plan.notes.append("no logits: the output of the model is not one vector an image")
+def _add_blocks(plan: Plan) -> None:
+    """`embed`, then `blocks.i` of transformers and their like, and `stages.s.b` on feature maps."""
+    sums = residuals(plan.trace)
+    blocks = find_blocks(plan, sums)
+    spans = [block.span for block in blocks]
+    outside = [sum_ for sum_ in sums if not any(start < sum_.op.time < end for start, end in spans)]
+    plan.notes += [why for why in (why_left_out(outside), why_unseen(outside)) if why]
+    stages = find_stages(plan, sums, spans)
+    entries = [*(block.entry for block in blocks[:1]), *(stage.entry for stage in stages[:1])]
+    if not entries:
         return
-    plan.add(plan.site("logits", root, axes=VECTOR))
-    heads = [
-        call
-        for call in plan.calls[1:]
-        if call.writes == root.writes and len(call.input or ()) == 2 and plan.weight_rank(call) == 2
-    ]
-    if heads:
-        plan.add(plan.site("pooled", heads[-1], side="input", axes=VECTOR))
+    entry = min(entries, key=lambda value: value.number)
+    embed = plan.site("embed", entry)
+    if embed is None or not moves_its_own_place(plan, embed):
+        kinds = ["blocks.i"] * bool(blocks) + ["stages.s.b"] * bool(stages)
+        plan.notes.append(
+            f"no embed, {', '.join(kinds)}: it is not certain which place lies where on the image"
+        )
+        return
+    plan.add(embed)
+    add_transformer_sites(plan, blocks, entry)
+    add_residual_sites(plan, stages)
+
+
+def moves_its_own_place(plan: Plan, site: Site) -> bool:
+    """Whether changing the part of the image under two cells off the diagonal moves those cells most."""
+    if site.grid is None:
+        return False
+    if not plan.has_weights:
+        return True
+    rows, columns = site.grid
+    for row, column in ((rows // 3, columns - 1), (rows - 1, columns // 3)):
+        cell = _moved(plan, site, row, column) - site.prefix_tokens
+        # kernels overlap and strides leave edges out: a neighbour may move as much
+        if cell < 0 or max(abs(cell // columns - row), abs(cell % columns - column)) > 1:
+            return False
+    return True
+
+
+def _moved(plan: Plan, site: Site, row: int, column: int) -> int:
+    """Which place of a site moves most when the part of the image under one cell of its grid does."""
+    (rows, columns), (height, width) = site.grid or (1, 1), plan.sample.shape[-2:]
+    down = slice(row * height // rows, (row + 1) * height // rows)
+    right = slice(column * width // columns, (column + 1) * width // columns)
+    images = plan.sample[:1].repeat(2, 1, 1, 1)
+    images[1, :, down, right] = plan.sample[1, :, down, right]
+    tokens = plan.read(images, site)
+    return int((tokens[1] - tokens[0]).norm(dim=-1).argmax())
+
+
+def _add_ends(plan: Plan, output: str) -> None:
+    """`pooled`, the input of the classifier, and the output of the model."""
+    made = plan.trace.calls[0].output
+    if made is None or len(made.shape) != 2:
+        plan.notes.append(f"no {output}: the output of the model is not one vector an image")
+        return
+    plan.add(plan.vector(output, made))
+    op = root(made).made_by
+    if op is not None and op.name in ("linear", "conv2d", "matmul") and _is_vector(op.inputs[0]):
+        calls = [call for call in plan.readers(op.inputs[0]) if call.holds(op.time)]
+        plan.add(plan.taken("pooled", calls[-1]) if calls else plan.vector("pooled", op.inputs[0]))
     else:
         plan.notes.append("no pooled: the output does not come from one linear classifier")
 
 
-def _raw_sites(plan: Plan, geometry: Geometry | None) -> Iterator[Site]:
-    """One site for every call of every module whose output has a shape that is understood."""
-    inside = [(pair.first.end, pair.second.start) for pair in attention_pairs(plan)]
-    for call in sorted(plan.calls[1:], key=lambda call: call.end):
-        shape = call.output or ()
-        per_head = len(shape) == 4 and any(start < call.start < end for start, end in inside)
-        if len(shape) >= 2 and shape[0] == len(plan.sample) and not per_head:
-            yield from _raw_site(plan, call, geometry)
+def _is_vector(value: Value) -> bool:
+    return len(value.shape) == 2 or value.shape[2:] == (1, 1)
 
 
-def _raw_site(plan: Plan, call: Call, geometry: Geometry | None) -> Iterator[Site]:
-    shape, count = call.output or (), plan.counts[call.path]
+def _raw_sites(plan: Plan) -> Iterator[Site]:
+    """One site for every call of every module whose output is laid out in a way that is understood."""
+    for call in sorted(plan.trace.calls[1:], key=lambda call: call.end):
+        site = _raw_site(plan, call)
+        if site is not None:
+            yield site
+
+
+def _raw_site(plan: Plan, call: Call) -> Site | None:
+    made, count = call.output, plan.counts[call.path]
+    if made is None:
+        return None
     site = partial(Site, plan.raw_name(call), call.path, call=call.index, calls=count, semantic=False)
-    if len(shape) == 2:
-        yield site(VECTOR, shape[1])
-    elif len(shape) == 3:
-        grid, prefix = _layout(shape[1], geometry)
-        yield site(TOKENS, shape[2], grid=grid, prefix_tokens=prefix)
-    elif plan.is_map(shape):
-        yield site(MAP, shape[1], grid=(shape[2], shape[3]))
-    elif len(shape) == 4 and plan.lies_on(shape[1:3]):
-        yield site(MAP_LAST, shape[3], grid=(shape[1], shape[2]))
+    found = arranged(made.layout)
+    if found is not None:
+        return site(
+            found.axes, found.units, grid=found.grid, prefix_tokens=found.prefix_tokens, derive=found.derive
+        )
+    images = len(plan.sample)
+    if made.layout is None and len(made.shape) == 2 and made.shape[0] == images:
+        return site(VECTOR, made.shape[1])
+    if made.layout is None and len(made.shape) == 3 and made.shape[0] == images:
+        return site(TOKENS, made.shape[2], prefix_tokens=made.shape[1])  # rows that lie nowhere that is known
+    return None
 
 
-def _layout(tokens: int, geometry: Geometry | None) -> tuple[tuple[int, int] | None, int]:
-    """Grid and prefix of so many tokens: those of the stream, or the grid alone, or no grid at all."""
-    if geometry is not None:
-        extra = Geometry(tokens, geometry.grid).prefix
-        if extra in (0, geometry.prefix):
-            return geometry.grid, extra
-    return None, tokens
+def summed_up(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes that say the same of several blocks as one: "no blocks.i.mlp (i = 0-3, 7): why"."""
+    groups: dict[str, list[int]] = {}
+    for note in notes:
+        found = re.search(r"\bblocks\.(\d+)", note)
+        number = int(found[1]) if found else -1
+        groups.setdefault(note.replace(f"blocks.{number}.", "blocks.i."), []).append(number)
+    return tuple(_of_all(note, numbers) for note, numbers in groups.items())
+
+
+def _of_all(note: str, numbers: Sequence[int]) -> str:
+    if len(set(numbers)) == 1:
+        return note.replace("blocks.i.", f"blocks.{numbers[0]}.") if numbers[0] >= 0 else note
+    return note.replace(":", f" (i = {_ranges(numbers)}):", 1)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """ "0-3, 7" of 0, 1, 2, 3, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

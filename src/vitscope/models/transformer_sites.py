@@ -1,301 +1,252 @@
-"""Semantic sites of transformers: blocks, branches, attention and hidden layers, found by structure.
+"""Semantic sites of blocks: attention or another mixing of places, then an MLP, on a residual stream.
 
-A table of rules says how attention and MLP may be written as two linear maps; a block is the smallest module
-that holds one of each on a residual stream. All is then measured: branches must add up to the stream, a
-recomputed pattern must give the context vectors, a perturbed patch must move its own token.
+They are read off a traced pass: the sums of stream and branch (`streams`), the way attention is written
+(`attention`), and where the elements of each tensor lie (`layout`). Then all is measured: branches must add
+up to the stream, weights times values must give the context vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
 
-from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from vitscope.models.arrange import arranged
+from vitscope.models.attention_sites import attention_claims
+from vitscope.models.claims import Claim, Plan, adds_up
+from vitscope.models.layout_rules import ALIASES, NORMS, POINTWISE
+from vitscope.models.streams import Residual, is_pointwise, root, smallest_holder
+from vitscope.models.vision_model import Site
+from vitscope.trace import Call, Op, Value, past, reaches
 
-from vitscope.arrays import Activations
-from vitscope.models.claims import Claim, Geometry, Plan, adds_up, close
-from vitscope.models.vision_model import PATTERN, Site
-from vitscope.tap import Call
-
-
-def _fused_qkv(first: Call, second: Call) -> bool:
-    return _width(first.output) == 3 * _width(second.input)
-
-
-def _two_layers(first: Call, second: Call) -> bool:
-    return _width(first.output) == _width(second.input) and _width(first.input) == _width(second.output)
-
-
-RULES: tuple[tuple[str, Callable[[Call, Call], bool]], ...] = (
-    ("attention", _fused_qkv),
-    ("mlp", _two_layers),
+NEAR = 8
+"""How many sums back the first half of a block may be; models that run three scales in turn need three."""
+ACTIVATIONS = (
+    *("gelu", "relu", "relu6", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "hardswish"),
+    *("hardtanh", "tanh"),
 )
-"""One row per way of writing attention or MLP: does this pair of consecutive linear maps look like it?"""
-
-HEAD_COUNTS = ("num_heads", "heads", "n_heads", "num_attention_heads")
-"""What attention modules call their number of heads; a wrong number does not survive the check."""
+"""Functions after which a unit is still the same unit, so that it has a value before them."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two consecutive linear maps that match a rule, and the innermost call that holds both."""
-
-    kind: str
-    first: Call
-    second: Call
-    owner: Call
+Span = tuple[int, int]
+"""A beginning and an end on the clock of a pass."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """One block as the trace suggests it: two branches on a stream, each a chain of calls."""
+    """One block: the sum after places are mixed, the sum after the MLP, and the module that holds both."""
 
-    call: Call
-    attention: Pair
-    mlp: Pair
-    first: tuple[Call, ...]
-    second: tuple[Call, ...]
+    mixing: Residual
+    mlp: Residual
+    holder: Call
+
+    @property
+    def branch(self) -> str:
+        """What the first branch is called: "attn" if it is attention, else "mix"."""
+        return "attn" if self.mixing.kind == "attention" and self.mixing.attends else "mix"
+
+    @property
+    def span(self) -> Span:
+        """From when to when on the clock of the pass it runs: two modules of a list may be one block."""
+        one, other = (_child(sum_.op, self.holder) for sum_ in (self.mixing, self.mlp))
+        listed = all(call.path.rpartition(".")[2].isdigit() for call in (one, other))
+        if one is not other and listed and self.holder not in (one, other):
+            return one.start, other.end
+        return self.holder.start, self.holder.end
+
+    @property
+    def entry(self) -> Value:
+        """What enters the block: what its module takes in, or where no module is one block, the stream."""
+        given = self.holder.input
+        whole = given is not None and self.holder.path and reaches(self.mixing.base, given)
+        return given if whole and given is not None else self.mixing.base
+
+    @property
+    def out(self) -> Value:
+        """What leaves the block: the last sum, in the shape its module hands it out."""
+        made = self.holder.output
+        return made if made is not None and root(made) is self.mlp.total else self.mlp.total
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Attention weights recomputed from the output of a fused qkv map; a `Site.derive`."""
+def find_blocks(plan: Plan, sums: Sequence[Residual]) -> list[Block]:
+    """The blocks among the residual sums of a pass, in order.
 
-    heads: int
-    scale: float
-    norms: tuple[nn.Module, nn.Module] | None
-
-    def __call__(self, qkv: Float[Tensor, "image token three"]) -> Float[Tensor, "image head query key"]:
-        """Softmax over the keys of the scaled products of queries and keys."""
-        split = "image token (three head dim) -> three image head token dim"
-        query, key, _ = rearrange(qkv, split, three=3, head=self.heads)
-        if self.norms:  # forward, not call: a site on the norm itself must not fire a second time
-            query, key = self.norms[0].forward(query), self.norms[1].forward(key)
-        weights: Tensor = (query * self.scale @ key.mT).softmax(dim=-1)
-        return weights
-
-
-def attention_pairs(plan: Plan) -> list[Pair]:
-    """The attentions that a rule recognises, in forward order."""
-    return [pair for pair in _pairs(plan) if pair.kind == "attention"]
+    A sum that mixes places goes with the next sum of an MLP on the same stream. Without attention one module
+    must add up both and nothing else, or any two convolutional blocks in a row would do.
+    """
+    blocks: list[Block] = []
+    waiting: list[Residual] = []
+    for sum_ in sums:
+        options = waiting[:-NEAR:-1] if sum_.kind == "mlp" else []
+        block = next((made for first in options if (made := _block(plan, first, sum_, sums))), None)
+        if block:
+            blocks.append(block)
+            waiting.remove(block.mixing)
+        elif sum_.kind == "attention" or _mixes(sum_):
+            waiting.append(sum_)
+    return sorted(blocks, key=lambda block: block.mixing.op.time)
 
 
-def add_transformer_sites(plan: Plan) -> Geometry | None:
-    """Add the sites of transformer blocks to a plan; hands back where tokens lie, if that is certain."""
-    pairs = _pairs(plan)
-    if not any(pair.kind == "attention" for pair in pairs):
-        plan.notes.append("no blocks.i: no attention written as one fused qkv map and a projection")
+def _block(plan: Plan, first: Residual, second: Residual, sums: Sequence[Residual]) -> Block | None:
+    one, other = first.total.layout, second.total.layout
+    if one is None or other is None or one.grid != other.grid or not _follows(first, second):
         return None
-    blocks = _blocks(plan, pairs)
-    if len({block.call.output for block in blocks}) != 1:
-        plan.notes.append(
-            "no blocks.i: no modules that each hold one attention and one MLP on a common stream"
-        )
-        return None
-    geometry = _geometry(plan, blocks[0].call)
-    if geometry is None:
-        plan.notes.append("no blocks.i: it is not certain which token lies where on the image")
-        return None
-    plan.add(plan.site("embed", blocks[0].call, side="input", geometry=geometry))
-    _add_norm(plan, blocks[-1].call, geometry)
-    claims = [c for i, block in enumerate(blocks) for c in _claims(plan, block, f"blocks.{i}", geometry)]
-    for claim, holds in zip(claims, plan.check(claims), strict=True):
-        if holds:
-            plan.add(*claim.offers)
-        else:
-            plan.notes.append(claim.otherwise)
-    return geometry
+    holder = smallest_holder(plan.trace, [first.op.time, second.op.time])
+    own = first.op.within is second.op.within is holder
+    within = {*first.ops, *second.ops}  # sums inside a branch are its own affair
+    alone = [sum_ for sum_ in sums if holder.holds(sum_.op.time) and sum_.op not in within] == [first, second]
+    # attention beside a shortcut that shrinks the stream begins a block only in a module of that block
+    attends = first.kind == "attention" and (own or alone or not first.shortcut)
+    return Block(first, second, holder) if (own and alone) or attends else None
 
 
-def _pairs(plan: Plan) -> list[Pair]:
-    """Pairs of linear maps that match a rule; innermost first choice, each linear map used once."""
-    candidates = [
-        Pair(kind, first, second, _owner(plan, first, second))
-        for first, second in pairwise(call for call in plan.calls if _is_linear(plan, call))
-        for kind, matches in RULES
-        if matches(first, second)
+def _follows(first: Residual, second: Residual) -> bool:
+    """Whether the second sum is on the stream that the first left, with no map of its units in between."""
+    between = [
+        op
+        for op in past(second.base, first.total)
+        if any(reaches(given, first.total) for given in op.inputs[:1])
     ]
-    used: set[Call] = set()
-    found = []
-    for pair in sorted(candidates, key=lambda pair: pair.owner.end - pair.owner.start):
-        if not used & {pair.first, pair.second}:
-            used |= {pair.first, pair.second}
-            found.append(pair)
-    return sorted(found, key=lambda pair: pair.first.start)
+    return reaches(second.base, first.total) and not any(is_pointwise(op) for op in between)
 
 
-def _is_linear(plan: Plan, call: Call) -> bool:
-    weight = getattr(plan.part(call), "weight", None)
-    on_tokens = len(call.input or ()) == len(call.output or ()) == 3
-    return on_tokens and getattr(weight, "shape", None) == (_width(call.output), _width(call.input))
+def _mixes(sum_: Residual) -> bool:
+    """Whether a branch without attention mixes places: a convolution, pooling, or what no rule knows."""
+    return any(not is_pointwise(op) and op.name not in (*POINTWISE, *ALIASES) for op in sum_.ops)
 
 
-def _owner(plan: Plan, first: Call, second: Call) -> Call:
-    holders = [call for call in plan.calls if call.start < first.start and second.end < call.end]
-    return min(holders, key=lambda call: call.end - call.start)
+def why_left_out(sums: Sequence[Residual]) -> str:
+    """Why the attention among these sums, which are in no block, is in none; "" if there is no such."""
+    left = [sum_ for sum_ in sums if sum_.kind == "attention"]
+    known = all(sum_.total.layout is not None for sum_ in left)
+    why = "no MLP follows on the same stream" if known else "it is not certain which token lies where in it"
+    return f"no blocks.i for the attention in {_where(left)}: {why}" if left else ""
 
 
-def _blocks(plan: Plan, pairs: Sequence[Pair]) -> list[Block]:
-    """The smallest modules that hold an attention and an MLP; none where one is not understood."""
-    holders = [
-        call
-        for call in plan.calls
-        if call.input == call.output and {pair.kind for pair in _within(call, pairs)} == {"attention", "mlp"}
-    ]
-    smallest = [
-        call
-        for call in holders
-        if not any(call.start < other.start and other.end < call.end for other in holders)
-    ]
-    blocks = [_block(plan, call, _within(call, pairs)) for call in smallest]
-    return [block for block in blocks if block] if all(blocks) else []
-
-
-def _within(call: Call, pairs: Sequence[Pair]) -> list[Pair]:
-    return [pair for pair in pairs if call.start < pair.first.start and pair.second.end < call.end]
-
-
-def _block(plan: Plan, call: Call, pairs: Sequence[Pair]) -> Block | None:
-    """The two branches of a block: a branch is a chain in which each module reads what the last one wrote."""
-    chains: list[list[Call]] = []
-    for child in plan.children(call):
-        if chains and child.reads == chains[-1][-1].writes:
-            chains[-1].append(child)
-        else:
-            chains.append([child])
-    if [pair.kind for pair in pairs] != ["attention", "mlp"] or len(chains) != 2:
-        return None
-    (attention, mlp), (first, second) = pairs, chains
-    if not any(_holds(call, attention) for call in first) or not any(_holds(call, mlp) for call in second):
-        return None
-    return Block(call, attention, mlp, tuple(first), tuple(second))
-
-
-def _holds(call: Call, pair: Pair) -> bool:
-    return call.start <= pair.owner.start and pair.owner.end <= call.end
-
-
-def _geometry(plan: Plan, first: Call) -> Geometry | None:
-    """The grid of the last feature map before the first block, if perturbed patches move their own tokens."""
-    maps = [call for call in plan.calls if call.end < first.start and plan.is_map(call.output)]
-    shape, cells = first.input or (), max(maps, key=lambda call: call.end).output if maps else None
-    if cells is None or len(shape) != 3 or shape[0] != len(plan.sample):
-        return None
-    geometry = Geometry(shape[1], (cells[2], cells[3]))
-    embed = plan.site("embed", first, side="input", geometry=geometry)
-    rows, columns = geometry.grid
-    # two cells off the diagonal, so that a transposed grid is noticed
-    for row, column in ((rows // 3, columns - 1), (rows - 1, columns // 3)):
-        if _moved(plan, embed, row, column) != geometry.prefix + row * columns + column:
-            return None
-    return geometry
-
-
-def _moved(plan: Plan, site: Site, row: int, column: int) -> int:
-    """Which place of a site moves most when the part of the image under one cell of its grid does."""
-    (rows, columns), (height, width) = site.grid or (1, 1), plan.sample.shape[-2:]
-    down = slice(row * height // rows, (row + 1) * height // rows)
-    right = slice(column * width // columns, (column + 1) * width // columns)
-    images = plan.sample[:1].repeat(2, 1, 1, 1)
-    images[1, :, down, right] = plan.sample[1, :, down, right]
-    tokens = plan.read(images, site)
-    return int((tokens[1] - tokens[0]).norm(dim=-1).argmax())
-
-
-def _claims(plan: Plan, block: Block, name: str, geometry: Geometry) -> list[Claim]:
-    """The sites of one block; those of the branches and of attention depend on whether they check out."""
-    site = partial(plan.site, geometry=geometry)
-    stream, out = site(f"{name}.stream", block.call, side="input"), site(name, block.call)
-    mid = site(f"{name}.mid", block.second[0], side="input")
-    attn, mlp = site(f"{name}.attn", block.first[-1]), site(f"{name}.mlp", block.second[-1])
-    context = site(f"{name}.attn.heads", block.attention.second, side="input")
-    ffn = site(f"{name}.ffn", block.mlp.second, side="input")
-    plan.add(out, context, replace(ffn, before=plan.raw_name(block.mlp.first)))
-    norms = [
-        site(f"{name}.{label}", norm)
-        for label, chain, pair in (
-            ("norm1", block.first, block.attention),
-            ("norm2", block.second, block.mlp),
-        )
-        for norm in _before(pair, chain)
-    ]
-    missing = f"no {name}.mid, .norm1, .norm2, .attn, .mlp: its branches do not add up to its output"
-    return [
-        Claim((stream, attn, mid), adds_up, (attn, mid, *norms[:1]), missing),
-        Claim((mid, mlp, out), adds_up, (mlp, *norms[1:]), missing),
-        *_attention_claims(plan, block.attention, context, geometry),
-    ]
-
-
-def _before(pair: Pair, chain: Sequence[Call]) -> list[Call]:
-    """The call right before the one that holds the pair, if the branch has one."""
-    position = next(index for index, call in enumerate(chain) if _holds(call, pair))
-    return [chain[position - 1]] if position else []
-
-
-def _attention_claims(plan: Plan, pair: Pair, context: Site, geometry: Geometry) -> list[Claim]:
-    """q, k, v and the pattern, offered if they reproduce the context vectors."""
-    name, heads = context.name.removesuffix(".heads"), _heads(plan, pair)
-    missing = f"no {name}.q, .k, .v, .pattern: recomputed, they do not give the context vectors"
-    if heads is None or context.units % heads:
-        plan.notes.append(missing)
-        return []
-    site = partial(plan.site, geometry=geometry)
-    weights = Weights(heads, _scale(plan, pair, context.units // heads), _query_key_norms(plan, pair, heads))
-    query, key, value = (
-        site(f"{name}.{letter}", pair.first, units=context.units, derive=partial(_third, index=index))
-        for index, letter in enumerate("qkv")
+def why_unseen(sums: Sequence[Residual]) -> str:
+    """That branches without any attention that a rule knows have a softmax all the same; "" if none has."""
+    odd = [sum_ for sum_ in sums if sum_.kind != "attention" and any(op.name == "softmax" for op in sum_.ops)]
+    return (
+        f"no attention sites for the softmax in {_where(odd)}: no rule knows how it is written" if odd else ""
     )
-    units = heads * geometry.tokens
-    pattern = site(f"{name}.pattern", pair.first, axes=PATTERN, units=units, derive=weights)
-
-    def holds(value: Activations, shares: Float[Tensor, "image query pair"], context: Activations) -> bool:
-        values = rearrange(value, "image key (head dim) -> image head key dim", head=heads)
-        mixed = rearrange(shares, "image query (head key) -> image head query key", head=heads) @ values
-        return close(rearrange(mixed, "image head query dim -> image query (head dim)"), context)
-
-    return [Claim((value, pattern, context), holds, (query, key, value, pattern), missing)]
 
 
-def _third(qkv: Tensor, *, index: int) -> Tensor:
-    return qkv.chunk(3, dim=-1)[index]
+def _where(sums: Sequence[Residual]) -> str:
+    """The modules that add these sums up, those that are numbered alike as one."""
+    found = dict.fromkeys(re.sub(r"\d+", "*", sum_.op.within.path) or "the model itself" for sum_ in sums)
+    return ", ".join(found)
 
 
-def _heads(plan: Plan, pair: Pair) -> int | None:
-    counts = [getattr(plan.part(pair.owner), name, None) for name in HEAD_COUNTS]
-    return next((count for count in counts if isinstance(count, int) and count > 0), None)
+def add_transformer_sites(plan: Plan, blocks: Sequence[Block], before: Value) -> None:
+    """Add the sites of blocks to a plan; `before` is what `embed` reads."""
+    claims = []
+    for index, block in enumerate(blocks):
+        claims += _claims(plan, block, f"blocks.{index}", before)
+        before = block.out
+    plan.settle(claims)
+    if blocks:
+        _add_norm(plan, blocks[-1])
 
 
-def _scale(plan: Plan, pair: Pair, dim: int) -> float:
-    scale = getattr(plan.part(pair.owner), "scale", None)
-    return scale if isinstance(scale, float) else float(dim**-0.5)
-
-
-def _query_key_norms(plan: Plan, pair: Pair, heads: int) -> tuple[nn.Module, nn.Module] | None:
-    """The first two modules between qkv and projection that see "image head token dim"."""
-    images, tokens, _ = pair.first.output or (0, 0, 0)
-    norms = [
-        plan.part(call)
-        for call in plan.children(pair.owner)
-        if pair.first.end < call.start < pair.second.start
-        and (call.input or ())[:3] == (images, heads, tokens)
+def _claims(plan: Plan, block: Block, name: str, before: Value) -> list[Claim]:
+    """The sites of one block; those of the branches and of attention depend on whether they check out."""
+    mixing, branch = block.mixing, f"{name}.{block.branch}"
+    out, mid = _within(plan, block, name, block.out), _within(plan, block, f"{name}.mid", mixing.total)
+    plan.add(out, _ffn(plan, block, f"{name}.ffn"), *_norms(plan, block, name))
+    return [
+        *_sum(plan, mixing, branch, mid, before, block),
+        *_sum(plan, block.mlp, f"{name}.mlp", out, mixing.total, block),
+        *(attention_claims(plan, mixing, branch) if block.branch == "attn" else []),
     ]
-    return (norms[0], norms[1]) if len(norms) >= 2 else None
 
 
-def _add_norm(plan: Plan, last: Call, geometry: Geometry) -> None:
-    """The final norm: the first module with weights after the last block, if all of them are vectors."""
-    for call in plan.calls:
-        weights = list(plan.part(call).parameters())
-        if call.start > last.end and weights:
-            if call.input == call.output == last.output and all(weight.ndim == 1 for weight in weights):
-                plan.add(plan.site("norm", call, geometry=geometry))
+def _within(plan: Plan, block: Block, name: str, value: Value) -> Site | None:
+    return plan.site(name, value, within=block.holder)
+
+
+def _sum(
+    plan: Plan, sum_: Residual, name: str, total: Site | None, before: Value, block: Block
+) -> list[Claim]:
+    """The branch, what it is added to where that is not what came before, and the sum of both."""
+    base = plan.site(f"{name}.base", sum_.base, within=block.holder, layout=sum_.total.layout)
+    branch = plan.site(name, sum_.branch, within=block.holder, layout=sum_.total.layout)
+    if base is None or branch is None or total is None:
+        plan.notes.append(f"no {name}: it is not certain which token lies where in it")
+        return []
+    moved = root(sum_.base) is not root(before)
+    mid = total.name.endswith(".mid")
+    offers = (branch, *([base] if moved else []), *([total] if mid else []))
+    return [Claim((base, branch, total), adds_up, offers, f"no {name}: its sum does not add up")]
+
+
+def _ffn(plan: Plan, block: Block, name: str) -> Site | None:
+    """What enters the last linear map of the MLP; `before` is the same before its activation function."""
+    site = ffn_site(plan, block.mlp, name, within=block.holder)
+    if site is None:
+        plan.notes.append(f"no {name}: it is not certain which token lies where in it")
+    return site
+
+
+def ffn_site(plan: Plan, mlp: Residual, name: str, *, within: Call) -> Site | None:
+    """What enters the last map of the MLP in this branch; None where its places are not known."""
+    if mlp.hidden is None:
+        return None
+    last = mlp.hidden[1]
+    given = last.inputs[0]
+    calls = [call for call in plan.readers(given) if call.holds(last.time)]
+    site = plan.entering(name, calls[-1]) if calls else plan.site(name, given, within=within)
+    return replace(site, before=_before_activation(plan, given)) if site else None
+
+
+def _before_activation(plan: Plan, value: Value) -> str | None:
+    """The raw site with the same units before their activation function, where that is all there is."""
+    op = root(value).made_by
+    if op is None or op.name not in ACTIVATIONS or len(op.image_inputs) != 1:
+        return None
+    given = op.image_inputs[0]
+    found, own = arranged(given.layout), arranged(value.layout)
+    alike = found and own and (found.grid, found.units, found.axes) == (own.grid, own.units, own.axes)
+    return (plan.written_as(given) or plan.written_as(root(given))) if alike else None
+
+
+def _norms(plan: Plan, block: Block, name: str) -> Iterator[Site | None]:
+    """`norm1` and `norm2`: the norms that read the stream before the branch does anything else."""
+    for label, sum_ in (("norm1", block.mixing), ("norm2", block.mlp)):
+        calls = [call for op in sum_.ops for call in _around(op) if _reads(call, sum_.base)]
+        norm = next((call for call in calls if _is_norm(plan, call)), None)
+        if norm is not None and norm.output is not None:
+            yield _within(plan, block, f"{name}.{label}", norm.output)
+
+
+def _around(op: Op) -> Iterator[Call]:
+    """The module calls that a function was called in, the innermost first."""
+    call: Call | None = op.within
+    while call is not None:
+        yield call
+        call = call.parent
+
+
+def _child(op: Op, holder: Call) -> Call:
+    """The call right inside another that a function was called in; that other itself if there is none."""
+    return next((call for call in _around(op) if call.parent is holder), holder)
+
+
+def _reads(call: Call, stream: Value) -> bool:
+    return call.input is not None and root(call.input) is root(stream)
+
+
+def _is_norm(plan: Plan, call: Call) -> bool:
+    """Whether a module is a norm: its weights, if any, are vectors, and all it computes is normalised."""
+    weights = list(plan.part(call).parameters())
+    inside = [op.name for op in plan.trace.ops if call.holds(op.time)]
+    norms = bool({*inside} & {*NORMS, "rsqrt"})
+    return call.shape_in == call.shape_out and norms and all(weight.ndim == 1 for weight in weights)
+
+
+def _add_norm(plan: Plan, last: Block) -> None:
+    """The final norm: the first module with weights after the last block, if it is a norm of all places."""
+    for call in plan.trace.calls:
+        if call.start > last.holder.end and next(plan.part(call).parameters(), None) is not None:
+            if call.shape_in == last.out.shape and _is_norm(plan, call) and call.output is not None:
+                plan.add(plan.site("norm", call.output))
             return
-
-
-def _width(shape: tuple[int, ...] | None) -> int:
-    return shape[-1] if shape else 0

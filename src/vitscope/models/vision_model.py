@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, overload
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor, nn
@@ -66,6 +66,35 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """What the keys of attention weights are, where places are those of the queries.
+
+    Attributes:
+        grid: rows and columns of the keys; smaller than the queries' where keys are sub-sampled.
+        prefix_tokens: keys that come before the grid.
+        table: of every query, the place of each of its keys (prefix tokens first, then the grid in raster
+            order), -1 for padding; None where every query sees all of them in order. Windows have a table.
+    """
+
+    grid: tuple[int, int]
+    prefix_tokens: int = 0
+    table: Int[Tensor, "query key"] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many keys every query has."""
+        whole = self.prefix_tokens + self.grid[0] * self.grid[1]
+        return whole if self.table is None else self.table.shape[1]
+
+    @property
+    def prefix(self) -> Bool[Tensor, "query key"] | Bool[Tensor, "key"]:
+        """Which keys are prefix tokens: of every query, or of all alike."""
+        if self.table is None:
+            return torch.arange(self.count) < self.prefix_tokens
+        return (self.table >= 0) & (self.table < self.prefix_tokens)
+
+
+@dataclass(frozen=True)
 class Site:
     """A named place where a tensor can be read.
 
@@ -79,7 +108,14 @@ class Site:
         side: whether the module's first input or its output is read.
         call: which call of the module in one forward pass, from 1.
         calls: how often the module runs in one forward pass.
-        derive: from the module's tensor to the site's, where they differ (q, k, v, patterns).
+        function: where the site lies inside the module: the torch function whose arguments ("input") or
+            result ("output") are read, such as "scaled_dot_product_attention"; "" for the module's own.
+        turn: which call of that function while the module runs, from 1.
+        derive: from the module's tensor to the site's, where they differ (q, k, v, patterns); from
+            `(args, kwargs)` where the arguments of a function are read.
+        keys: of attention weights: what the keys are; None for anything else.
+        recomputed: whether the values are computed again from what a fused function is given, because it
+            does not hand them out; False where they are read as the model computes them.
         before: name of the raw site that holds the same units before their activation function, if there is
             one.
         semantic: named by a rule, in the words all families share, and not by its module path.
@@ -94,7 +130,11 @@ class Site:
     side: Literal["input", "output"] = "output"
     call: int = 1
     calls: int = 1
-    derive: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+    function: str = ""
+    turn: int = 1
+    derive: Callable[[Any], Tensor] | None = field(default=None, compare=False, repr=False)
+    keys: Keys | None = None
+    recomputed: bool = False
     before: str | None = field(default=None, compare=False, repr=False)
     semantic: bool = True
 
@@ -103,6 +143,19 @@ class Site:
         """How many places the site has: prefix tokens and grid, or 1."""
         rows, columns = self.grid or (1, 1)
         return self.prefix_tokens + rows * columns if self.grid else max(1, self.prefix_tokens)
+
+    @property
+    def heads(self) -> int:
+        """Of attention weights: how many heads; 0 for anything else."""
+        return self.units // self.keys.count if self.keys else 0
+
+    @property
+    def whereabouts(self) -> str:
+        """What is read, in words: the path of a module, and the function inside it if it lies there."""
+        at = self.path or "(model)"
+        if self.function:
+            at += f": {'recomputed from ' if self.recomputed else ''}{self.function}"
+        return at
 
     def describe(self) -> dict[str, Any]:
         """One row of `vitscope sites --json`."""
@@ -113,6 +166,8 @@ class Site:
             "grid": list(self.grid) if self.grid else None,
             "prefix_tokens": self.prefix_tokens,
             "path": self.path,
+            "function": self.function or None,
+            "recomputed": self.recomputed,
         }
 
     def place_index(self, place: str) -> int:
@@ -149,6 +204,7 @@ class Bare:
         preprocessing: what the weights want to be shown.
         classes: names of the logits, where known.
         notes: what could not be taken over from the model's own library.
+        output: what the model's output vector is called: "logits" or "embedding".
     """
 
     module: nn.Module
@@ -156,6 +212,7 @@ class Bare:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    output: Literal["logits", "embedding"] = "logits"
 
 
 class Sites(Sequence[Site]):
@@ -236,14 +293,16 @@ class Sites(Sequence[Site]):
         for site in self:
             grid = " x ".join(map(str, site.grid)) if site.grid else ""
             table.add_row(
-                site.name, site.axes, str(site.units), grid, str(site.prefix_tokens), site.path or "(model)"
+                site.name, site.axes, str(site.units), grid, str(site.prefix_tokens), site.whereabouts
             )
         return table
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = [[str(value) for value in site.describe().values()] for site in self]
+        rows = [
+            [str(value) for value in (*list(site.describe().values())[:5], site.whereabouts)] for site in self
+        ]
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         head = "".join(f"<th>{name}</th>" for name in ("name", "axes", "units", "grid", "prefix", "path"))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
