@@ -18,12 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from vitscope.errors import SiteError
-from vitscope.models.layout import Layout, of_map, tensors_in
+from vitscope.models.layout import Layout, Shape, of_map, tensors_in
 from vitscope.models.layout_rules import follow
 from vitscope.models.layout_step import Step
 from vitscope.tap import first_tensor, function_name, held
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

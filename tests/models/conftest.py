@@ -1,30 +1,33 @@
 """The zoos of tiny models, as fixtures, and one run of a contract for every model in one."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
-
-def zoo(name: str) -> ModuleType:
-    """A file beside this one, imported by its path: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from vitscope.models import load
+from vitscope.models.checkpoints import seeded
+from vitscope.testing import stirred
 
 
 @pytest.fixture(scope="session")
 def open_clip_towers():
     """Name -> a function that gives an image tower and its (rows, columns)."""
-    return zoo("zoo_open_clip").towers()
+    import zoo_open_clip
+
+    return zoo_open_clip.towers()
 
 
 @pytest.fixture(scope="session")
 def transformers_models():
     """Name -> a function that gives a vision model and its (rows, columns)."""
-    return zoo("zoo_transformers").models()
+    import zoo_transformers
+
+    return zoo_transformers.models()
+
+
+@pytest.fixture(scope="class")
+def model(request, name):
+    """The model of that name in the `ZOO` of a contract's class, in float64, under telling random weights."""
+    module, size = seeded(request.cls.ZOO[name], seed=0)
+    return load(stirred(module), sample=size, device="cpu", dtype="float64")
 
 
 def pytest_generate_tests(metafunc):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from doubles import Calling
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +17,6 @@ IMAGES, UNITS, ROWS, COLUMNS = 2, 6, 4, 6
 NUMBERED = torch.arange(1, 1 + IMAGES * UNITS * ROWS * COLUMNS).view(IMAGES, UNITS, ROWS, COLUMNS).float()
 CANONICAL = NUMBERED.flatten(2).mT
 SPAN = ROWS * COLUMNS + PREFIXES
-
-
-class Calling(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, images):
-        return self.function(images)
 
 
 def layout_of(function) -> Layout | None:

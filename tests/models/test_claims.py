@@ -7,7 +7,7 @@ from torch import nn
 from vitscope.models.arrange import arranged
 from vitscope.models.claims import Claim, Plan, Then, adds_up, close, laid
 from vitscope.models.vision_model import MAP, TOKENS, VECTOR, Preprocessing, VisionModel
-from vitscope.tap import read
+from vitscope.tap import first_tensor, read
 from vitscope.trace import trace
 
 SAMPLE = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(3))
@@ -125,7 +125,7 @@ def test_values_without_places_or_a_moment_have_no_site(plan):
     assert plan.site("mean", value_of(plan, "mean")) is None  # it lies nowhere in particular
     weight = next(op for op in plan.trace.ops if op.name == "linear").inputs[1]
     assert plan.site("weight", weight) is None
-    assert plan.inside("nothing", value_of(plan, "add").made_by, None) is None
+    assert plan.inside("nothing", value_of(plan, "add").made_by, None, get=first_tensor) is None
 
 
 def test_units_may_be_picked(plan):
@@ -139,15 +139,25 @@ def test_units_may_be_picked(plan):
 def test_the_arguments_of_a_function_are_read_before_it_runs(plan):
     op = value_of(plan, "add").made_by
     found = arranged(op.output.layout)
-    first = plan.inside("first", op, found)
-    second = plan.inside("second", op, found, recompute=lambda given: given[0][1] * 2)
+    first = plan.inside("first", op, found, get=first_tensor)
+    second = plan.inside("second", op, found, get=lambda given: given[0][1] * 2, recomputed=True)
     assert (first.side, first.function, first.recomputed, second.recomputed) == ("input", "add", False, True)
     got = read(as_model(plan), SAMPLE, [first, second, *sites_of(plan).values()])
     assert torch.equal(got["first"], got["stream"])
     assert torch.equal(got["second"], 2 * got["branch"])
     assert plan.moment(first) < plan.moment(sites_of(plan)["total"])
-    changed = plan.keep_as(second, recomputed=False)
+    changed = plan.inside("second", op, found, get=lambda given: given[0][1] * 2, recomputed=False)
     assert (changed.recomputed, plan.moment(changed)) == (False, plan.moment(second))
+
+
+def test_a_claim_after_another_holds_only_with_it(plan):
+    site = plan.site("some", value_of(plan, "linear"))
+    for first_holds in (True, False):
+        plan.notes.clear()
+        first = Claim((site,), lambda _, holds=first_holds: holds, (), "no first")
+        plan.settle([first, Claim((site,), lambda _: True, (site,), "no second", after=first)])
+        assert plan.notes == ([] if first_holds else ["no first", "no second"])
+    assert plan.ordered() == (site,)
 
 
 def test_vectors_are_read_at_the_head(plan):

@@ -1,21 +1,15 @@
 """The models of Ghiasi et al. 2022: small ones under the full contract, large ones by structure alone."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import timm
 import torch
+import zoo_ghiasi as zoo
 
 from vitscope.models import from_timm, load
 from vitscope.models.checkpoints import seeded
 from vitscope.models.sites import find_sites
 from vitscope.models.vision_model import Preprocessing, VisionModel
 from vitscope.testing import AdapterContract, StructureContract, stirred
-
-spec = importlib.util.spec_from_file_location("zoo_ghiasi", Path(__file__).with_name("zoo_ghiasi.py"))
-zoo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(zoo)
 
 NAMES = [*zoo.APPENDIX, *zoo.VIT, *zoo.CLIP]
 FAMILIES = {"deit": 6, "coat": 5, "convit": 3, "pit": 8, "swin": 10, "twins": 6}

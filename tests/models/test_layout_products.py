@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from doubles import Calling
 from torch import nn
 from torch.nn import functional
 
@@ -12,15 +13,6 @@ SAMPLE = torch.rand(2, 6, 3, 4, generator=torch.Generator().manual_seed(1))
 PLACES = of_map((2, 1, 3, 4), source=0).place.flatten(1)
 """Of 2 images of 12 cells: the number of every place."""
 KEYS = torch.arange(1, 13)
-
-
-class Calling(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, images):
-        return self.function(images)
 
 
 def layout_of(function):

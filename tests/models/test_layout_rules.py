@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from doubles import Calling
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from vitscope.models.layout import PREFIXES, of_map
@@ -16,17 +17,6 @@ CELLS = ROWS * COLUMNS
 SPAN = CELLS + PREFIXES
 NUMBERED = torch.arange(1, 1 + IMAGES * RGB * CELLS).view(IMAGES, RGB, ROWS, COLUMNS).float()
 """An image whose every value says which it is; 0 stands for padding."""
-
-
-class Calling(nn.Module):
-    """A module that is one function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, images):
-        return self.function(images)
 
 
 def layout_of(function, sample: Tensor = NUMBERED):

@@ -107,7 +107,7 @@ def _eager(op: Op) -> Core | None:
     query, key = scores.inputs
     first, second = Argument(int(turned), turned), Argument(int(not turned), turned)
     if turned:
-        lies, over = (layout.move(lambda numbers: numbers.mT) for layout in (lies, over))
+        lies, over = lies.turned(), over.turned()
     return Core(
         "softmax",
         op,
@@ -168,7 +168,7 @@ def _scores(weights: Value) -> tuple[Op | None, bool]:
         mixed = mixed or (not soft and op.name in MAPS)
         if op.name == "matmul" and len(op.image_inputs) == 2:
             return (op if soft else None), mixed
-        before = [given for given in op.inputs if given.layout is not None and given.layout.keys is not None]
+        before = [given for given in op.inputs if is_weights(given)]
         if not before:
             break
         value = before[0]

@@ -52,15 +52,14 @@ def _open(plan: Plan, sum_: Residual, core: Core, name: str) -> list[Claim]:
         return []
     missing = f"no {name}.q, .k, .v: weights times values do not give the context vectors"
     gives = partial(gives_context, count=pattern.keys.count, keys=pattern.keys)
-    claims = [Claim((used, pattern, heads), gives, rest, missing)]
+    mixing = Claim((used, pattern, heads), gives, rest, missing)
+    claims = [mixing]
     if core.mixes_heads:
         plan.notes.append(f"no {name}.pattern: {_why_no_pattern(core)}")
     else:
         sums = partial(rows_sum_to_one, count=pattern.keys.count)
         uneven = f"no {name}.pattern: not weights whose rows sum to one"
-        claims.append(
-            Claim((used, pattern, heads), lambda *parts: gives(*parts) and sums(parts[1]), (pattern,), uneven)
-        )
+        claims.append(Claim((pattern,), sums, (pattern,), uneven, after=mixing))
     if sites["v"]:
         changed = f"{name}.v is as projected: it is changed before attention averages it"
         claims.append(Claim((sites["v"], used), same_values, (), changed))
@@ -78,8 +77,7 @@ def _why_no_pattern(core: Core) -> str:
 def _inside(
     plan: Plan, name: str, core: Core, found: Arranged | None, get: Callable[[Any], Tensor] | None
 ) -> Site | None:
-    site = plan.inside(name, core.op, found, recompute=get) if get else None
-    return plan.keep_as(site, recomputed=core.recomputed) if site else None
+    return plan.inside(name, core.op, found, get=get, recomputed=core.recomputed) if get else None
 
 
 def _projected(plan: Plan, value: Value, name: str) -> Site | None:
@@ -159,7 +157,7 @@ def same_values(projected: Float[Tensor, "image place unit"], used: Float[Tensor
 def _multi_head(plan: Plan, core: Core, name: str) -> list[Claim]:
     """Inside `nn.MultiheadAttention` nothing is handed out: all is computed again from what it is given."""
     made = {
-        part: plan.inside(f"{name}.{part}", core.op, found, recompute=MultiHead(part))
+        part: plan.inside(f"{name}.{part}", core.op, found, get=MultiHead(part), recomputed=True)
         for part, found in _parts(core).items()
     }
     again, out = made.pop("output", None), plan.site(f"{name} as handed out", core.op.output)

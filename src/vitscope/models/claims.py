@@ -15,7 +15,7 @@ from vitscope.arrays import Activations, Pixels
 from vitscope.models.arrange import Arranged, arranged
 from vitscope.models.layout import Layout
 from vitscope.models.vision_model import MAP, VECTOR, Preprocessing, Site, VisionModel
-from vitscope.tap import first_tensor, read, tap
+from vitscope.tap import read, tap
 from vitscope.trace import Call, Op, Trace, Value
 
 TOLERANCE = 1e-3
@@ -24,12 +24,21 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Claim:
-    """Sites that are offered only if something holds among the activations of `parts` on the sample."""
+    """Sites that are offered only if something holds among the activations of `parts` on the sample.
+
+    Attributes:
+        parts: the sites that `holds` is asked about, in order.
+        holds: whether what is claimed is so.
+        offers: the sites that then exist.
+        otherwise: the note where they do not.
+        after: another claim that must hold too.
+    """
 
     parts: tuple[Site, ...]
     holds: Callable[..., bool]
     offers: tuple[Site, ...]
     otherwise: str = ""
+    after: Claim | None = None
 
 
 @dataclass(frozen=True)
@@ -116,15 +125,21 @@ class Plan:
         return self.keep(place, laid(name, found))
 
     def inside(
-        self, name: str, op: Op, found: Arranged | None, *, recompute: Callable[[Any], Tensor] | None = None
+        self,
+        name: str,
+        op: Op,
+        found: Arranged | None,
+        *,
+        get: Callable[[Any], Tensor],
+        recomputed: bool = False,
     ) -> Site | None:
-        """A semantic site at the first argument of a function, or at what is recomputed from all of them."""
+        """A semantic site at what `get` makes of the arguments of a function."""
         if found is None:
             return None
         site = laid(name, found)
-        both = Then(recompute or first_tensor, site.derive)
         facts = {**self._in_module(op.within), "side": "input", "function": op.name, "turn": op.turn}
-        return self.keep((op.time - 1, facts), replace(site, derive=both, recomputed=recompute is not None))
+        site = replace(site, derive=Then(get, site.derive), recomputed=recomputed)
+        return self.keep((op.time - 1, facts), site)
 
     def keep(self, place: tuple[int, dict[str, Any]], site: Site) -> Site:
         """The site at that place of the pass; the moment it fires is remembered."""
@@ -132,12 +147,6 @@ class Plan:
         site = replace(site, **facts)
         self._moments[site] = time
         return site
-
-    def keep_as(self, site: Site, *, recomputed: bool) -> Site:
-        """The site with that said of it."""
-        changed = replace(site, recomputed=recomputed)
-        self._moments[changed] = self._moments[site]
-        return changed
 
     def _whereabouts(self, value: Value, within: Call | None) -> tuple[int, dict[str, Any]] | None:
         inner = within or self.trace.calls[0]
@@ -196,8 +205,9 @@ class Plan:
     def settle(self, claims: Sequence[Claim]) -> None:
         """Offer what is claimed to be so and is; note what is not. Without weights nothing can be checked."""
         results = self.check(claims) if self.has_weights else [True] * len(claims)
-        for claim, holds in zip(claims, results, strict=True):
-            if holds:
+        held = {id(claim): holds for claim, holds in zip(claims, results, strict=True)}
+        for claim in claims:
+            if held[id(claim)] and (claim.after is None or held[id(claim.after)]):
                 self.add(*claim.offers)
             elif claim.otherwise:
                 self.notes.append(claim.otherwise)

@@ -123,6 +123,10 @@ class Layout:
         place = torch.where(self.place > 0, 1 + image * (cells + PREFIXES) + cells + slot, 0)
         return replace(self, grid=grid, place=place.to(torch.int32))
 
+    def turned(self) -> Layout:
+        """The layout with its last two axes exchanged."""
+        return self.move(lambda numbers: numbers.mT)
+
     def move(self, function: Callable[[Tensor], Tensor]) -> Layout:
         """The layout after a function that only moves elements."""
         return replace(self, place=function(self.place), unit=function(self.unit))

@@ -19,12 +19,8 @@ def product(step: Step) -> Followed:
         if found := rule(step.shape, one, other, source=step.number):
             return found
     turned = (*step.shape[:-2], step.shape[-1], step.shape[-2])
-    found = _attended(turned, _turned(other), _turned(one), source=step.number)
-    return _turned(found) if found else None
-
-
-def _turned(layout: Layout) -> Layout:
-    return layout.move(lambda numbers: numbers.mT)
+    found = _attended(turned, other.turned(), one.turned(), source=step.number)
+    return found.turned() if found else None
 
 
 def _paired(shape: Shape, query: Layout, key: Layout, *, source: int) -> Layout | None:
@@ -33,7 +29,7 @@ def _paired(shape: Shape, query: Layout, key: Layout, *, source: int) -> Layout 
         return None
     if not (query.lies_alike[-1] and key.lies_alike[-2]) or key.lies_alike[-1]:
         return None
-    found = pairs(query, _turned(key), source=source)
+    found = pairs(query, key.turned(), source=source)
     return found if found and found.shape == shape else None
 
 
