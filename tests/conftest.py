@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Fixtures and doubles shared by all tests."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+"""Two images of noise."""
 
 torch.set_num_threads(1)  # many small computations: with more threads they wait for each other
 
@@ -22,3 +24,19 @@ def shared() -> Path:
 def fixed_seed() -> None:
     """Tests that draw from the global generator draw the same numbers every time."""
     torch.manual_seed(0)
+
+
+def ignore(site, activations):
+    pass
+
+
+def state_of(module):
+    """Everything that a tap could leave behind."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "hooks": [len(getattr(part, hook)) for part in module.modules() for hook in hooks],
+        "modes": [part.training for part in module.modules()],
+        "needs": [weight.requires_grad for weight in module.parameters()],
+        "grads": [weight.grad is not None for weight in module.parameters()],
+        "weights": [weight.sum().item() for weight in module.parameters()],
+    }

@@ -67,16 +67,19 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     {"models", "data", "dream", "meters", "engine", "viewer.shelf"},
     {"atlas"},
     # 7 doors, and first what testing is made of
-    {"witness"},
-    {"witness_attention"},
-    {"contracts"},
+    {"testing.doubles", "testing.sources", "testing.selection", "testing.witness"},
+    {"testing.witness_attention"},
+    {"testing.values", "testing.attention", "testing.passes"},
+    {"testing.contracts"},
     {"viewer", "viewer.pages", "testing", "doctor"},
     {"viewer.app"},
     {"cli"},
     {"", "__main__"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
-MAY_ASSERT = {"testing", "contracts", "witness_attention"}  # contracts are tests
+MAY_ASSERT = {  # contracts are tests
+    f"testing.{name}" for name in ("contracts", "values", "attention", "passes", "sources")
+}
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc"}
 
 

@@ -1,24 +1,36 @@
 """An atlas made of invented rows, without a model: two sites, one with two leaves and a grid, one small
-without."""
+without. And one built over invented pictures."""
 
 import functools
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from vitscope.atlas.build import build
 from vitscope.atlas.leaf import DreamRow, ExemplarRow, UnitRow, digest, sprite, table_bytes
 from vitscope.atlas.manifest import Manifest, SiteLayout
 from vitscope.atlas.store import Store
+from vitscope.data import images
+from vitscope.data.source import ImageSource
+from vitscope.dream.recipes import GHIASI_2022
+from vitscope.models.vision_model import VisionModel
 from vitscope.provenance import Provenance
+from vitscope.testing import tiny_vit
 
 SITES = (
     SiteLayout("blocks.1.ffn", "image token unit", 300, (2, 3), 1),
     SiteLayout("logits", "image unit", 5),
 )
+QUICK = GHIASI_2022.replace(name="quick", steps=2, copies=2)
+SITE = "blocks.1.ffn"
+DEAD, CONSTANT = 5, 6
+SETTINGS = {"sites": SITE, "k": 3, "shard_size": 4, "dreams": 3, "recipe": QUICK, "batch_size": 2}
 
 
 def manifest(**changes) -> Manifest:
@@ -102,3 +114,54 @@ def store(tmp_path: Path) -> Store:
 def rewrite(path: Path, **changes) -> None:
     """Change some keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@functools.cache
+def model() -> VisionModel:
+    """A tiny ViT in which one unit is dead and one constant."""
+    made = tiny_vit()
+    linear = made.module.blocks[1].mlp.fc1
+    linear.weight.data[[DEAD, CONSTANT]] = 0
+    linear.bias.data[[DEAD, CONSTANT]] = torch.tensor([0.0, 1.0])
+    return made
+
+
+def paint(folder: Path, count: int = 11) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((48, 40), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def opened(folder: Path) -> ImageSource:
+    return images(f"folder:{folder}")
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file but the run records."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "runs"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(paths)}
+
+
+def record(root: Path) -> dict:
+    """The newest run record."""
+    return json.loads(max((root / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns).read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A folder with `photos` and a complete `tiny.atlas` over them; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    paint(folder / "photos")
+    build(model(), opened(folder / "photos"), out=folder / "tiny.atlas", **SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def again(finished, tmp_path) -> Path:
+    """A copy of `finished`, to be changed."""
+    shutil.copytree(finished, tmp_path / "again")
+    return tmp_path / "again"

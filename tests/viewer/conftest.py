@@ -29,6 +29,8 @@ SITES = (
 EDGES = (-1.0, 0.0, 1.0, 2.0, 4.0)
 HUNG_UP = 0
 """In place of a status: the server closed the connection on a request that it would not read."""
+UNIT = "/a/tiny/unit/blocks.0.ffn:0"
+"""The page of a unit with a dream."""
 IMAGES = [f"{number:032x}" for number in range(1, 4)]
 
 

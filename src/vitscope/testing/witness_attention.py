@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from vitscope.arrays import Pixels
 from vitscope.models.vision_model import Keys, Site, VisionModel
 from vitscope.tap import held
-from vitscope.witness import Witness
+from vitscope.testing.witness import Witness
 
 
 class Maps(TorchFunctionMode):
@@ -164,7 +164,7 @@ def weights_of(seen: Witness, site: Site) -> Tensor:
     return shares.reshape(*shares.shape[:2], -1, count_of(keys_of(site))).transpose(1, 2)
 
 
-def _atkeys_of(values: Tensor, keys: Keys, queries: int) -> Tensor:
+def _per_query(values: Tensor, keys: Keys, queries: int) -> Tensor:
     """From "image place unit" to "image query key unit": what every query sees."""
     if keys.table is None:
         return values[:, None].expand(-1, queries, -1, -1)
@@ -176,7 +176,7 @@ def mixed(weights: Tensor, values: Tensor, context: Tensor, keys: Keys) -> tuple
     heads, queries = weights.shape[1:3]
     width = context.shape[-1] // heads
     groups = values.shape[-1] // width
-    seen = _atkeys_of(values, keys, queries)
+    seen = _per_query(values, keys, queries)
     parts = []
     for head in range(heads):
         own = head * groups // heads  # queries in groups share their values
@@ -190,7 +190,7 @@ def scores_of(query: Tensor, key: Tensor, weights: Tensor, keys: Keys) -> Tensor
     """Products of queries and keys over the root of their length (Vaswani et al. 2017, section 3.2.1)."""
     heads = weights.shape[1]
     width = query.shape[-1] // heads
-    seen = _atkeys_of(key, keys, query.shape[1])
+    seen = _per_query(key, keys, query.shape[1])
     groups = key.shape[-1] // width
     parts = []
     for head in range(heads):

@@ -22,6 +22,11 @@ from vitscope.arrays import Activations, Pixels
 from vitscope.models.vision_model import Site, VisionModel
 from vitscope.tap import first_tensor, held, read
 
+EXACT = 1e-5
+"""How closely sums and maps must hold in float32, relative to the largest value."""
+CLOSE = 1e-4
+"""The same for attention, which adds up many products."""
+
 Moment = tuple[str, int]
 """A module's path, and which of its calls in one pass, from 1."""
 
