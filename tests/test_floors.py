@@ -34,8 +34,10 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     {"trace"},
     {"models.streams"},
     {"models.attention", "models.claims"},
-    {"models.attention_sites"},
-    {"models.transformer_sites"},
+    {"models.attention_sites", "models.listed"},
+    {"models.blocks"},
+    {"models.transformer_sites", "models.stages"},
+    {"models.stacks"},
     {"models.residual_sites"},
     {"models.sites"},
     {

@@ -149,21 +149,29 @@ def _hook(
     fire: Callable[[Site, Any], None],
     seen: Counter[tuple[str, str]],
 ) -> Iterator[None]:
-    def reached(tensor: Any) -> None:
+    running: list[int] = []  # a module that calls itself begins again before it ends
+
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        if not seen[point]:
+            running.clear()
         seen[point] += 1
-        for site in sites.get(seen[point], ()):
+        running.append(seen[point])
+        if point[1] == "input":
+            reached(args or tuple(kwargs.values()))
+
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
+        if point[1] == "output":
+            reached(output)
+        running.pop()
+
+    def reached(tensor: Any) -> None:
+        for site in sites.get(running[-1], ()):
             fire(site, tensor)
 
-    if point[1] == "input":
-        handle = module.register_forward_pre_hook(
-            lambda _, args, kwargs: reached(args or tuple(kwargs.values())), with_kwargs=True
-        )
-    else:
-        handle = module.register_forward_hook(lambda _, __, output: reached(output))
-    try:
+    with ExitStack() as stack:
+        stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(leave).remove)
         yield
-    finally:
-        handle.remove()
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -208,7 +216,7 @@ class _Watch(TorchFunctionMode):
         self._sites = sites
         self._names = {site.function for site in sites}
         self._runs: Counter[str] = Counter()
-        self._turns: dict[str, Counter[str]] = {}
+        self._running: dict[str, list[tuple[int, Counter[str]]]] = defaultdict(list)
         self._fire: Callable[[Site, Any], None] | None = None
 
     @contextmanager
@@ -233,7 +241,7 @@ class _Watch(TorchFunctionMode):
 
     def __enter__(self) -> _Watch:
         self._runs.clear()
-        self._turns.clear()
+        self._running.clear()
         super().__enter__()  # type: ignore[no-untyped-call,unused-ignore]
         return self
 
@@ -252,22 +260,22 @@ class _Watch(TorchFunctionMode):
         return output
 
     def _due(self, name: str) -> list[Site]:
-        for turns in self._turns.values():
-            turns[name] += 1
+        """The sites at this call of a function; a module that calls itself is at several."""
+        now = set()
+        for path, calls in self._running.items():
+            for call, turns in calls:
+                turns[name] += 1
+                now.add((path, call, turns[name]))
         return [
-            site
-            for site in self._sites
-            if site.function == name
-            and site.path in self._turns
-            and (site.call, site.turn) == (self._runs[site.path], self._turns[site.path][name])
+            site for site in self._sites if site.function == name and (site.path, site.call, site.turn) in now
         ]
 
     def _enter(self, path: str, *_: Any) -> None:
         self._runs[path] += 1
-        self._turns[path] = Counter()
+        self._running[path].append((self._runs[path], Counter()))
 
     def _leave(self, path: str, *_: Any) -> None:
-        del self._turns[path]
+        self._running[path].pop()
 
 
 def _by_module(sites: Sequence[Site]) -> dict[tuple[str, str], dict[int, list[Site]]]:

@@ -209,6 +209,30 @@ def test_every_second_cell_is_a_grid_of_its_own():
     assert torch.equal(got, NUMBERED[:, :, ::2, ::3].flatten(2).mT)
 
 
+PARTS = {
+    "a row": lambda x: x[:, :, 1],
+    "the first row of two": lambda x: x[:, :, :2, :][:, :, :1].flatten(2),
+    "two rows beside each other": lambda x: x[:, :, :2],
+    "two columns far apart, of which one is left": lambda x: x[..., ::5][..., :1],
+    "a cell": lambda x: x[:, :, 0, 0],
+    "a corner": lambda x: x[:, :, 2:, 3:],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_the_image_is_no_grid(name):
+    assert arranged(layout_of(PARTS[name])) is None
+
+
+def test_what_strides_leave_of_a_small_grid_is_its_grid():
+    for rows, columns in ((2, 2), (2, 4), (1, 4), (1, 1)):
+        layout = of_map((2, 3, rows, columns), source=0).move(lambda numbers: numbers[:, :, ::2, ::2])
+        assert arranged(layout).grid == (-(-rows // 2), -(-columns // 2))
+        first = of_map((2, 3, rows, columns), source=0).move(lambda numbers: numbers[:, :, :1])
+        found = arranged(first)
+        assert found is None if rows > 1 else found.grid == (1, columns)
+
+
 def _joined(x, *, first: bool):
     tokens, prefix = x.flatten(2).mT, torch.full((IMAGES, 2, UNITS), -1.0)
     return torch.cat([prefix, tokens] if first else [tokens, prefix], 1)

@@ -94,6 +94,27 @@ def test_pairs_of_windows_broadcast_heads():
     assert pairs(query, query, source=0).shape == (2, 4, 24, 24)
 
 
+CROSSED = {
+    "the next image": lambda numbers: numbers.roll(1, 0),
+    "all images at once": lambda numbers: numbers.flatten(0, 1)[None].expand(2, -1, -1),
+    "one row of another": lambda numbers: torch.cat([numbers[:, 1:], numbers.roll(1, 0)[:, :1]], 1),
+}
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_queries_and_keys_of_several_images_are_no_pairs(name):
+    crossed = TOKENS.move(CROSSED[name])
+    assert pairs(TOKENS, crossed, source=0) is None
+    assert pairs(crossed, TOKENS, source=0) is None
+
+
+def test_padding_is_of_any_image():
+    padded = TOKENS.move(lambda numbers: torch.nn.functional.pad(numbers, (0, 0, 0, 2)))
+    assert pairs(padded, padded, source=0).shape == (2, 26, 26)
+    windows = padded.move(lambda numbers: numbers.unflatten(1, (13, 2)).flatten(0, 1))
+    assert pairs(windows, windows, source=0).shape == (26, 2, 2)
+
+
 def test_same_keys():
     scores = pairs(TOKENS, TOKENS, source=0)
     turned = Layout(scores.grid, scores.place, scores.unit.flip(-1), 0, scores.keys)

@@ -112,6 +112,19 @@ def test_prefix_tokens_are_numbered_as_they_come():
     ]
 
 
+def test_padding_is_no_prefix_token_where_tokens_are_joined():
+    def padded(x):
+        return functional.pad(tokens(x), (0, 0, 0, 2))
+
+    one = layout_of(lambda x: torch.cat([CLS.expand(2, -1, -1), padded(x)], dim=1))
+    assert _slots(one) == [24, *range(24), -1, -1]
+    assert _slots(layout_of(lambda x: torch.cat([padded(x)[:, :12], padded(x)[:, 12:]], 1))) == [
+        *range(24),
+        -1,
+        -1,
+    ]
+
+
 def test_as_many_prefix_tokens_as_can_be_told_apart():
     def joined(count):
         return lambda x: torch.cat([torch.zeros(2, count, 3), tokens(x)], dim=1)

@@ -195,17 +195,21 @@ def _table(local: Tensor, layout: Layout) -> tuple[int, Tensor | None, Grid | No
 
 
 def _sub_grid(cells: Tensor, grid: Grid) -> Grid | None:
-    """The grid that some cells form by themselves: all rows and columns they touch, evenly apart."""
+    """The grid that some cells form by themselves: all rows and columns they touch, evenly apart.
+
+    They must reach over the whole of the other grid: a row of it, or a cell, is none.
+    """
     rows, columns = torch.unique(cells // grid[1]), torch.unique(cells % grid[1])
     if len(rows) * len(columns) != len(cells):
         return None
-    if any(len(side) > 1 and len(torch.unique(side.diff())) != 1 for side in (rows, columns)):
+    steps = [torch.unique(side.diff()) for side in (rows, columns)]
+    if any(len(step) > 1 for step in steps):
         return None
-    step = [
-        int(side.diff()[0]) if len(side) > 1 else full for side, full in ((rows, grid[0]), (columns, grid[1]))
-    ]
+    # a side of which one is left shows no step: it is that of the other side, or two
+    most = max((int(step[0]) for step in steps if len(step)), default=2)
     covers = all(
-        -(-full // each) == len(side) for full, each, side in zip(grid, step, (rows, columns), strict=True)
+        -(-full // (int(step[0]) if len(step) else most)) == len(side)
+        for full, step, side in zip(grid, steps, (rows, columns), strict=True)
     )
     return (len(rows), len(columns)) if covers else None
 

@@ -81,8 +81,8 @@ def _inside(
 
 
 def _projected(plan: Plan, value: Value, name: str) -> Site | None:
-    """The units of the last map that queries, keys or values are made of: as projected."""
-    units = _units(value)
+    """The units of the last map that queries, keys or values are made of: as projected, head by head."""
+    units = _units(value, dim=_dim(value))
     if units is None or value.layout is None:
         return None
     source = plan.trace.values[value.layout.source]
@@ -91,15 +91,28 @@ def _projected(plan: Plan, value: Value, name: str) -> Site | None:
     return plan.site(name, source, columns=units)
 
 
-def _units(value: Value) -> Tensor | None:
-    """Which units of their source lie at each place, in order; None if not the same at all places."""
+def _dim(value: Value) -> int:
+    """How many units a head has: the last axis along which only the unit changes."""
+    layout = value.layout
+    axes = [axis for axis, alike in enumerate(layout.lies_alike) if alike] if layout else []
+    return value.shape[axes[-1]] if axes else 0
+
+
+def _units(value: Value, *, dim: int = 0) -> Tensor | None:
+    """Which units of their source lie at each place, in order; None if not the same at all places.
+
+    In every `dim` they are put in the order of their source: a rotation may have turned its halves round.
+    """
     layout = value.layout
     if layout is None or layout.source < 0:
         return None
-    rows = layout.units_at_ends()
-    if rows is None or not torch.equal(*rows) or len(torch.unique(rows[0])) != len(rows[0]):
+    ends = layout.units_at_ends()
+    if ends is None:
         return None
-    units: Tensor = rows[0][rows[0] > 0].long() - 1
+    first, last = (rows.view(-1, dim).sort().values.flatten() if dim else rows for rows in ends)
+    if not torch.equal(first, last) or len(torch.unique(first)) != len(first):
+        return None
+    units: Tensor = first[first > 0].long() - 1
     return units
 
 

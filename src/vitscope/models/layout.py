@@ -159,13 +159,26 @@ def fresh(grid: Grid, place: Tensor, *, source: int) -> Layout:
 
 
 def pairs(query: Layout, key: Layout, *, source: int) -> Layout | None:
-    """The layout of attention weights "... query key", from those of queries and keys "... place unit"."""
+    """The layout of attention weights "... query key", from those of queries and keys "... place unit".
+
+    None where a query would see keys of another image.
+    """
     if not (query.lies_alike[-1] and key.lies_alike[-1]):
         return None
     rows, columns = query.place[..., :1], key.place[..., :1].mT
+    (low, high), (other_low, other_high) = _images(rows, query.span), _images(columns, key.span)
+    if bool((torch.maximum(high, other_high) > torch.minimum(low, other_low)).any()):
+        return None
     shape = tuple(torch.broadcast_shapes(rows.shape, columns.shape))  # type: ignore[no-untyped-call,unused-ignore]
     at = torch.where(columns > 0, 1 + (columns - 1) % key.span, 0).to(torch.int32)
     return Layout(query.grid, rows.expand(shape), at.expand(shape), source, key.grid)
+
+
+def _images(place: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    """The first and the last image among the places of the last two axes; padding is of none."""
+    image = (place - 1) // span
+    first = torch.where(place > 0, image, torch.iinfo(place.dtype).max)
+    return first.amin((-2, -1)), image.amax((-2, -1))
 
 
 def is_map(layout: Layout) -> bool:

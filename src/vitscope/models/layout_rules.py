@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitscope.models.layout import (
+    PREFIXES,
     Layout,
     coarser,
     is_constant,
@@ -20,6 +21,9 @@ from vitscope.models.layout import (
 )
 from vitscope.models.layout_products import fused, mapped, multi_head, product
 from vitscope.models.layout_step import Followed, Step
+
+JOINED = -1
+"""Stands, while tensors are joined, for the places of those that lie nowhere known."""
 
 
 def follow(step: Step) -> Followed:
@@ -69,6 +73,8 @@ def _moved(step: Step) -> Followed:
     if any(layout.grid != grid and layout.has_cells for layout in layouts):
         return None  # tokens of several grids side by side
 
+    blank = JOINED if step.name == "cat" else 0
+
     def again(part: str) -> Any:
         def numbers(tensor: Tensor) -> Tensor:
             if any(tensor is index for index in indices):
@@ -77,7 +83,7 @@ def _moved(step: Step) -> Followed:
             if layout is not None:
                 found: Tensor = getattr(layout if layout.grid == grid else layout.on(grid), part)
                 return found.detach()  # what changes its shape in place must not change the layout
-            return torch.zeros(tensor.shape, dtype=torch.int32)
+            return torch.full(tensor.shape, blank, dtype=torch.int32)
 
         args, kwargs = _replaced(step.args, numbers), _replaced(step.kwargs, numbers)
         if step.name == "pad":  # whatever it pads with lies nowhere
@@ -108,7 +114,7 @@ def _assigned(step: Step) -> Followed:
 
 def _renumbered(layout: Layout, *, one_source: bool) -> Layout:
     """With prefix tokens numbered where constants were joined on, and units where sources were."""
-    layout = _with_prefix(layout)
+    layout = _with_prefix(layout, joined=layout.place == JOINED)
     if one_source or layout.keys or not layout.shape:
         return layout
     axes = [axis for axis, alike in enumerate(layout.lies_alike) if alike]
@@ -121,29 +127,25 @@ def _renumbered(layout: Layout, *, one_source: bool) -> Layout:
     return replace(layout, unit=unit)
 
 
-def _with_prefix(layout: Layout) -> Layout:
-    """Rows of "image token unit" that lie nowhere are prefix tokens, in order."""
+def _with_prefix(layout: Layout, *, joined: Tensor) -> Layout:
+    """Rows of "image token unit" that were joined on are prefix tokens, in order; padding is none."""
+    layout = replace(layout, place=layout.place.clamp_min(0), unit=layout.unit.clamp_min(0))
     place = layout.place
-    if place.ndim != 3 or layout.keys or not is_constant(place, 2):
+    if place.ndim != 3 or layout.keys or not is_constant(place, 2) or not is_constant(joined, 2):
         return layout
-    rows = place[..., 0]
-    nowhere = rows[0] == 0
-    real = rows[:, ~nowhere]
-    if not bool(nowhere.any()) or real.numel() == 0 or not torch.equal(nowhere.expand_as(rows), rows == 0):
+    rows, new = place[..., 0], joined[0, :, 0]
+    real = rows[:, rows[0] > 0]
+    if not bool(new.any()) or real.numel() == 0 or not torch.equal(new.expand_as(rows), joined[..., 0]):
         return layout
     image = (real - 1) // layout.span
     taken = ((real - 1) % layout.span).max().item() + 1
-    if (
-        not is_constant(image, 1)
-        or int(nowhere.sum()) + max(0, taken - layout.cells) > layout.span - layout.cells
-    ):
+    if not is_constant(image, 1) or int(new.sum()) + max(0, taken - layout.cells) > PREFIXES:
         return layout
-    slots = max(taken, layout.cells) + torch.arange(int(nowhere.sum()), dtype=torch.int32)
+    slots = max(taken, layout.cells) + torch.arange(int(new.sum()), dtype=torch.int32)
     rows = rows.clone()
-    rows[:, nowhere] = (1 + image[:, :1] * layout.span + slots).to(rows.dtype)
-    units = layout.unit
-    filled = torch.where(units == 0, units.amax(dim=(0, 1), keepdim=True), units)
-    return replace(layout, place=rows[..., None].expand(layout.shape), unit=filled)
+    rows[:, new] = (1 + image[:, :1] * layout.span + slots).to(rows.dtype)
+    units = torch.where(joined, layout.unit.amax(dim=(0, 1), keepdim=True), layout.unit)
+    return replace(layout, place=rows[..., None].expand(layout.shape), unit=units)
 
 
 def _linear(step: Step) -> Followed:

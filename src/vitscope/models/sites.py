@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from vitscope.errors import SiteError
 from vitscope.models.arrange import arranged
+from vitscope.models.blocks import find_blocks, why_left_out, why_no_pattern, why_unseen
 from vitscope.models.claims import Plan
+from vitscope.models.listed import runs
 from vitscope.models.residual_sites import add_residual_sites, find_stages
 from vitscope.models.streams import residuals, root
-from vitscope.models.transformer_sites import add_transformer_sites, find_blocks, why_left_out, why_unseen
+from vitscope.models.transformer_sites import add_transformer_sites
 from vitscope.models.vision_model import TOKENS, VECTOR, Site
 from vitscope.trace import Call, Value, trace
 
@@ -65,8 +67,8 @@ def _add_blocks(plan: Plan) -> None:
     blocks = find_blocks(plan, sums)
     spans = [block.span for block in blocks]
     outside = [sum_ for sum_ in sums if not any(start < sum_.op.time < end for start, end in spans)]
-    plan.notes += [why for why in (why_left_out(outside), why_unseen(outside)) if why]
-    stages = find_stages(plan, sums, spans)
+    plan.notes += [*why_left_out(outside), *why_unseen(outside), *why_no_pattern(sums)]
+    stages = find_stages(plan, sums, blocks)
     entries = [*(block.entry for block in blocks[:1]), *(stage.entry for stage in stages[:1])]
     if not entries:
         return
@@ -167,15 +169,4 @@ def summed_up(notes: Sequence[str]) -> tuple[str, ...]:
 def _of_all(note: str, numbers: Sequence[int]) -> str:
     if len(set(numbers)) == 1:
         return note.replace("blocks.i.", f"blocks.{numbers[0]}.") if numbers[0] >= 0 else note
-    return note.replace(":", f" (i = {_ranges(numbers)}):", 1)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """ "0-3, 7" of 0, 1, 2, 3, 7."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return note.replace(":", f" (i = {', '.join(runs(numbers))}):", 1)

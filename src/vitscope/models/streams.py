@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+from vitscope.models.layout import Grid
 from vitscope.models.layout_rules import ALIASES, MOVES, NORMS, POINTWISE, VIEWS
 from vitscope.trace import Call, Op, Trace, Value, past, reaches
 
@@ -48,7 +49,12 @@ class Residual:
         """Whether the branch holds attention, is a map of each place (an MLP), or mixes places otherwise."""
         if any(op.name in CORES or is_weighting(op) for op in self.ops) or _products(self.ops) >= 2:
             return "attention"
-        return "mlp" if self.hidden is not None and not any(map(_is_dense, self.ops)) else "mixing"
+        if is_additive(self.ops):
+            return "mixing"
+        if self.hidden is not None and not any(map(_is_dense, self.ops)):
+            return "mlp"
+        beside = len(self.maps) > 1 and all(map(_keeps_places, self.ops))  # several MLPs side by side
+        return "mlp" if beside else "mixing"
 
     @cached_property
     def attends(self) -> bool:
@@ -188,6 +194,32 @@ def is_weights(value: Value) -> bool:
     return value.layout is not None and value.layout.keys is not None
 
 
+def is_additive(ops: Sequence[Op]) -> bool:
+    """Whether these weigh every place once and multiply what lies at each place with the sum of all.
+
+    That is additive or separable attention (SwiftFormer, section 3.2; MobileViTv2, section 3.1): no product
+    of queries and keys, so no weights from place to place.
+    """
+    summaries = [op for op in ops if op.name == "sum" and _sums_weighed_places(op)]
+    products = [op for op in ops if op.name == "mul" and len(op.image_inputs) == 2]
+    return any(
+        [reaches(given, summary.output) for given in product.image_inputs].count(True) == 1
+        for summary in summaries
+        for product in products
+    )
+
+
+def _sums_weighed_places(op: Op) -> bool:
+    given = op.inputs[0]
+    layout, made = given.layout, given.made_by
+    axes = op.settings.get(1, op.settings.get("dim"))
+    if layout is None or made is None or axes is None or not layout.has_cells:
+        return False
+    over = axes if isinstance(axes, tuple) else (axes,)
+    weighed = made.name == "mul" and len(made.image_inputs) == 2
+    return weighed and not all(layout.lies_alike[axis] for axis in over)
+
+
 def root(value: Value) -> Value:
     """The value that this one is a mere view of, in another shape."""
     while value.made_by and value.made_by.name in (*VIEWS, *ALIASES) and value.made_by.inputs:
@@ -231,6 +263,18 @@ def _is_activated(value: Value) -> bool:
             return True
         front.extend(op.image_inputs)
     return False
+
+
+def _keeps_places(op: Op) -> bool:
+    """Whether nothing passes from place to place: sums over what lies alike have a layout, others none."""
+    if is_pointwise(op) or op.name in (*POINTWISE, *ALIASES, *VIEWS):
+        return True
+    made = op.output.layout
+    return op.name in ("stack", "sum") and made is not None and made.grid == _grid_of(op.inputs[0])
+
+
+def _grid_of(value: Value) -> Grid | None:
+    return value.layout.grid if value.layout else None
 
 
 def _is_dense(op: Op) -> bool:

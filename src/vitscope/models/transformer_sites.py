@@ -7,134 +7,17 @@ up to the stream, weights times values must give the context vectors.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from vitscope.models.arrange import arranged
 from vitscope.models.attention_sites import attention_claims
+from vitscope.models.blocks import ACTIVATIONS, Block, calls_of, last_map
 from vitscope.models.claims import Claim, Plan, adds_up
-from vitscope.models.layout_rules import ALIASES, NORMS, POINTWISE
-from vitscope.models.streams import Residual, is_pointwise, root, smallest_holder
+from vitscope.models.layout_rules import NORMS
+from vitscope.models.streams import Residual, root
 from vitscope.models.vision_model import Site
-from vitscope.trace import Call, Op, Value, past, reaches
-
-NEAR = 8
-"""How many sums back the first half of a block may be; models that run three scales in turn need three."""
-ACTIVATIONS = (
-    *("gelu", "relu", "relu6", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "hardswish"),
-    *("hardtanh", "tanh"),
-)
-"""Functions after which a unit is still the same unit, so that it has a value before them."""
-
-
-Span = tuple[int, int]
-"""A beginning and an end on the clock of a pass."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One block: the sum after places are mixed, the sum after the MLP, and the module that holds both."""
-
-    mixing: Residual
-    mlp: Residual
-    holder: Call
-
-    @property
-    def branch(self) -> str:
-        """What the first branch is called: "attn" if it is attention, else "mix"."""
-        return "attn" if self.mixing.kind == "attention" and self.mixing.attends else "mix"
-
-    @property
-    def span(self) -> Span:
-        """From when to when on the clock of the pass it runs: two modules of a list may be one block."""
-        one, other = (_child(sum_.op, self.holder) for sum_ in (self.mixing, self.mlp))
-        listed = all(call.path.rpartition(".")[2].isdigit() for call in (one, other))
-        if one is not other and listed and self.holder not in (one, other):
-            return one.start, other.end
-        return self.holder.start, self.holder.end
-
-    @property
-    def entry(self) -> Value:
-        """What enters the block: what its module takes in, or where no module is one block, the stream."""
-        given = self.holder.input
-        whole = given is not None and self.holder.path and reaches(self.mixing.base, given)
-        return given if whole and given is not None else self.mixing.base
-
-    @property
-    def out(self) -> Value:
-        """What leaves the block: the last sum, in the shape its module hands it out."""
-        made = self.holder.output
-        return made if made is not None and root(made) is self.mlp.total else self.mlp.total
-
-
-def find_blocks(plan: Plan, sums: Sequence[Residual]) -> list[Block]:
-    """The blocks among the residual sums of a pass, in order.
-
-    A sum that mixes places goes with the next sum of an MLP on the same stream. Without attention one module
-    must add up both and nothing else, or any two convolutional blocks in a row would do.
-    """
-    blocks: list[Block] = []
-    waiting: list[Residual] = []
-    for sum_ in sums:
-        options = waiting[:-NEAR:-1] if sum_.kind == "mlp" else []
-        block = next((made for first in options if (made := _block(plan, first, sum_, sums))), None)
-        if block:
-            blocks.append(block)
-            waiting.remove(block.mixing)
-        elif sum_.kind == "attention" or _mixes(sum_):
-            waiting.append(sum_)
-    return sorted(blocks, key=lambda block: block.mixing.op.time)
-
-
-def _block(plan: Plan, first: Residual, second: Residual, sums: Sequence[Residual]) -> Block | None:
-    one, other = first.total.layout, second.total.layout
-    if one is None or other is None or one.grid != other.grid or not _follows(first, second):
-        return None
-    holder = smallest_holder(plan.trace, [first.op.time, second.op.time])
-    own = first.op.within is second.op.within is holder
-    within = {*first.ops, *second.ops}  # sums inside a branch are its own affair
-    alone = [sum_ for sum_ in sums if holder.holds(sum_.op.time) and sum_.op not in within] == [first, second]
-    # attention beside a shortcut that shrinks the stream begins a block only in a module of that block
-    attends = first.kind == "attention" and (own or alone or not first.shortcut)
-    return Block(first, second, holder) if (own and alone) or attends else None
-
-
-def _follows(first: Residual, second: Residual) -> bool:
-    """Whether the second sum is on the stream that the first left, with no map of its units in between."""
-    between = [
-        op
-        for op in past(second.base, first.total)
-        if any(reaches(given, first.total) for given in op.inputs[:1])
-    ]
-    return reaches(second.base, first.total) and not any(is_pointwise(op) for op in between)
-
-
-def _mixes(sum_: Residual) -> bool:
-    """Whether a branch without attention mixes places: a convolution, pooling, or what no rule knows."""
-    return any(not is_pointwise(op) and op.name not in (*POINTWISE, *ALIASES) for op in sum_.ops)
-
-
-def why_left_out(sums: Sequence[Residual]) -> str:
-    """Why the attention among these sums, which are in no block, is in none; "" if there is no such."""
-    left = [sum_ for sum_ in sums if sum_.kind == "attention"]
-    known = all(sum_.total.layout is not None for sum_ in left)
-    why = "no MLP follows on the same stream" if known else "it is not certain which token lies where in it"
-    return f"no blocks.i for the attention in {_where(left)}: {why}" if left else ""
-
-
-def why_unseen(sums: Sequence[Residual]) -> str:
-    """That branches without any attention that a rule knows have a softmax all the same; "" if none has."""
-    odd = [sum_ for sum_ in sums if sum_.kind != "attention" and any(op.name == "softmax" for op in sum_.ops)]
-    return (
-        f"no attention sites for the softmax in {_where(odd)}: no rule knows how it is written" if odd else ""
-    )
-
-
-def _where(sums: Sequence[Residual]) -> str:
-    """The modules that add these sums up, those that are numbered alike as one."""
-    found = dict.fromkeys(re.sub(r"\d+", "*", sum_.op.within.path) or "the model itself" for sum_ in sums)
-    return ", ".join(found)
+from vitscope.trace import Call, Op, Value
 
 
 def add_transformer_sites(plan: Plan, blocks: Sequence[Block], before: Value) -> None:
@@ -150,14 +33,19 @@ def add_transformer_sites(plan: Plan, blocks: Sequence[Block], before: Value) ->
 
 def _claims(plan: Plan, block: Block, name: str, before: Value) -> list[Claim]:
     """The sites of one block; those of the branches and of attention depend on whether they check out."""
-    mixing, branch = block.mixing, f"{name}.{block.branch}"
-    out, mid = _within(plan, block, name, block.out), _within(plan, block, f"{name}.mid", mixing.total)
-    plan.add(out, _ffn(plan, block, f"{name}.ffn"), *_norms(plan, block, name))
-    return [
-        *_sum(plan, mixing, branch, mid, before, block),
-        *_sum(plan, block.mlp, f"{name}.mlp", out, mixing.total, block),
-        *(attention_claims(plan, mixing, branch) if block.branch == "attn" else []),
-    ]
+    plan.add(*_norms(plan, block, name))
+    inside = attention_claims(plan, block.mixing, f"{name}.attn") if block.attends else []
+    out = _within(plan, block, name, block.out)
+    plan.add(out)
+    if block.mlp is None:
+        return [*_one_branch(plan, block, name, out, before), *inside]
+    mid = _within(plan, block, f"{name}.mid", block.mixing.total)
+    plan.add(_ffn(plan, block.mlp, f"{name}.ffn", within=block.holder))
+    first = _sum(plan, block.mixing, f"{name}.{block.branch}", mid, before, block)
+    if block.rest:
+        plan.notes.append(f"no {name}.mlp: another branch is added after the MLP's, before the block ends")
+        return [*first, *inside]
+    return [*first, *_sum(plan, block.mlp, f"{name}.mlp", out, block.mixing.total, block), *inside]
 
 
 def _within(plan: Plan, block: Block, name: str, value: Value) -> Site | None:
@@ -179,19 +67,36 @@ def _sum(
     return [Claim((base, branch, total), adds_up, offers, f"no {name}: its sum does not add up")]
 
 
-def _ffn(plan: Plan, block: Block, name: str) -> Site | None:
-    """What enters the last linear map of the MLP; `before` is the same before its activation function."""
-    site = ffn_site(plan, block.mlp, name, within=block.holder)
-    if site is None:
+def _one_branch(plan: Plan, block: Block, name: str, out: Site | None, before: Value) -> list[Claim]:
+    """A block that adds one branch to the stream: the block is its base plus that."""
+    last = last_map(block)
+    ffn = _read_by(plan, last, f"{name}.ffn", within=block.holder) if last else None
+    plan.add(ffn)
+    lacking = ", ".join([".mid", ".mlp", *([] if ffn else [".ffn"])])
+    held = " that holds attention and an MLP" if block.attends and block.branch == "mix" else ""
+    plan.notes.append(
+        f"no {name}.{lacking[1:]}: the block has one branch{held}, it is its base plus .{block.branch}"
+    )
+    return _sum(plan, block.mixing, f"{name}.{block.branch}", out, before, block)
+
+
+def _ffn(plan: Plan, mlp: Residual, name: str, *, within: Call) -> Site | None:
+    """What enters the last linear map of the MLP; noted where there is no such."""
+    site = ffn_site(plan, mlp, name, within=within)
+    if site is None and mlp.hidden is None:
+        plan.notes.append(f"no {name}: several MLPs side by side are one branch")
+    elif site is None:
         plan.notes.append(f"no {name}: it is not certain which token lies where in it")
     return site
 
 
 def ffn_site(plan: Plan, mlp: Residual, name: str, *, within: Call) -> Site | None:
     """What enters the last map of the MLP in this branch; None where its places are not known."""
-    if mlp.hidden is None:
-        return None
-    last = mlp.hidden[1]
+    return _read_by(plan, mlp.hidden[1], name, within=within) if mlp.hidden else None
+
+
+def _read_by(plan: Plan, last: Op, name: str, *, within: Call) -> Site | None:
+    """What enters a map; `before` is the same before its activation function."""
     given = last.inputs[0]
     calls = [call for call in plan.readers(given) if call.holds(last.time)]
     site = plan.entering(name, calls[-1]) if calls else plan.site(name, given, within=within)
@@ -210,25 +115,13 @@ def _before_activation(plan: Plan, value: Value) -> str | None:
 
 
 def _norms(plan: Plan, block: Block, name: str) -> Iterator[Site | None]:
-    """`norm1` and `norm2`: the norms that read the stream before the branch does anything else."""
-    for label, sum_ in (("norm1", block.mixing), ("norm2", block.mlp)):
-        calls = [call for op in sum_.ops for call in _around(op) if _reads(call, sum_.base)]
-        norm = next((call for call in calls if _is_norm(plan, call)), None)
-        if norm is not None and norm.output is not None:
-            yield _within(plan, block, f"{name}.{label}", norm.output)
-
-
-def _around(op: Op) -> Iterator[Call]:
-    """The module calls that a function was called in, the innermost first."""
-    call: Call | None = op.within
-    while call is not None:
-        yield call
-        call = call.parent
-
-
-def _child(op: Op, holder: Call) -> Call:
-    """The call right inside another that a function was called in; that other itself if there is none."""
-    return next((call for call in _around(op) if call.parent is holder), holder)
+    """`norm1` and `norm2`: the one norm that reads the stream before the branch does anything else."""
+    halves = [("norm1", block.mixing), *([("norm2", block.mlp)] if block.mlp else [])]
+    for label, sum_ in halves:
+        calls = [call for op in sum_.ops for call in calls_of(op) if _reads(call, sum_.base)]
+        norms = [call.output for call in calls if call.output is not None and _is_norm(plan, call)]
+        if len({root(made) for made in norms}) == 1:
+            yield _within(plan, block, f"{name}.{label}", norms[0])
 
 
 def _reads(call: Call, stream: Value) -> bool:
