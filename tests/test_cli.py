@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import vitscope
-from vitscope import cli
+from vitscope import cli, tables
 
 
 def building(source: object, out: object, *, sites: str = "blocks.1.ffn") -> list[str]:
@@ -241,4 +241,4 @@ def test_models_are_found_by_part_of_a_name(capsys):
 
 
 def test_names_with_control_characters_are_shown_and_not_obeyed():
-    assert cli._printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    assert tables._printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"

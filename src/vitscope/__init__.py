@@ -22,12 +22,21 @@ if TYPE_CHECKING:
     from vitscope.atlas.verify import verify as verify
     from vitscope.data import images as images
     from vitscope.dream import dream as dream
+    from vitscope.dream.accentuation import accentuated as accentuated
+    from vitscope.dream.diversity import diverse as diverse
+    from vitscope.dream.heads import attention as attention
+    from vitscope.dream.heads import head as head
+    from vitscope.dream.likeness import caricature as caricature
+    from vitscope.dream.likeness import distance as distance
+    from vitscope.dream.likeness import inversion as inversion
     from vitscope.dream.objectives import Objective as Objective
+    from vitscope.dream.objectives import channel as channel
     from vitscope.dream.objectives import direction as direction
+    from vitscope.dream.objectives import interpolate as interpolate
     from vitscope.dream.objectives import logit as logit
     from vitscope.dream.objectives import unit as unit
-    from vitscope.dream.optimize import Dream as Dream
     from vitscope.dream.recipe import Recipe as Recipe
+    from vitscope.dream.result import Dream as Dream
     from vitscope.errors import VitscopeError as VitscopeError
     from vitscope.meters.attention import by_head as by_head
     from vitscope.meters.attention import prefix_mass as prefix_mass
@@ -46,7 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Address": "vitscope.address",
     "Atlas": "vitscope.atlas.read",
-    "Dream": "vitscope.dream.optimize",
+    "Dream": "vitscope.dream.result",
     "Moments": "vitscope.meters.moments",
     "Objective": "vitscope.dream.objectives",
     "Preprocessing": "vitscope.models.vision_model",
@@ -56,12 +65,21 @@ _HOMES = {
     "TopK": "vitscope.meters.topk",
     "VisionModel": "vitscope.models.vision_model",
     "VitscopeError": "vitscope.errors",
+    "accentuated": "vitscope.dream.accentuation",
+    "attention": "vitscope.dream.heads",
     "build": "vitscope.atlas",
     "by_head": "vitscope.meters.attention",
+    "caricature": "vitscope.dream.likeness",
+    "channel": "vitscope.dream.objectives",
     "direction": "vitscope.dream.objectives",
+    "distance": "vitscope.dream.likeness",
+    "diverse": "vitscope.dream.diversity",
     "dream": "vitscope.dream",
     "explain": "vitscope.provenance",
+    "head": "vitscope.dream.heads",
     "images": "vitscope.data",
+    "interpolate": "vitscope.dream.objectives",
+    "inversion": "vitscope.dream.likeness",
     "load": "vitscope.models",
     "logit": "vitscope.dream.objectives",
     "prefix_mass": "vitscope.meters.attention",

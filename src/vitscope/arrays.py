@@ -19,4 +19,4 @@ Activations: TypeAlias = Float[Tensor, "image place unit"]
 """What every site hands out, whatever the family; prefix tokens come first among the places."""
 
 Scores: TypeAlias = Float[Tensor, "image"]
-"""One number an image, higher is better; nobody sums them before `dream/optimize.py`."""
+"""One number an image, higher is better; nobody sums them before `dream/ascent.py`."""

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from vitscope.errors import BadValue, VitscopeError
 from vitscope.progress import Progress
+from vitscope.tables import dream_table, facts_table, unit_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +49,11 @@ Dtype = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16
 Seed = Annotated[int, typer.Option(help="Seed of dreams, and of random weights.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+
+def say(sentence: str) -> None:
+    """What people should know while they wait; never on standard output."""
+    err.print(sentence, style="dim", soft_wrap=True)
 
 
 def emit(data: Any, as_json: bool, *, shown: Callable[[], Any]) -> None:
@@ -87,7 +91,7 @@ def sites(
     found = load(model, weights=weights).sites(pattern)
     emit([site.describe() for site in found], as_json, shown=lambda: found)
     for note in found.notes:
-        err.print(note, style="dim", soft_wrap=True)
+        say(note)
 
 
 @app.command()
@@ -99,7 +103,7 @@ def dream(
     output: Annotated[Path, typer.Option("-o", "--out", help="A .png file, or a folder for several.")] = Path(
         "dreams"
     ),
-    recipe: Annotated[str, typer.Option(help="One of `vitscope recipes`.")] = "ghiasi_2022",
+    recipe: Annotated[str, typer.Option(help="One of `vitscope recipes`.")] = "vitscope",
     seed: Seed = 0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Units in one batch; chosen by device where it is not given.")
@@ -122,13 +126,14 @@ def dream(
             recipe=recipe,
             seed=seed,
             batch_size=batch_size,
+            on_plan=lambda plan: say(plan.sentence(len(addresses))),
             on_step=progress.stage("dreaming"),
         )
     rows = []
     for result, path in zip(made, paths, strict=True):
         result.save(path)
         rows.append({**result.describe(), "path": str(path)})
-    emit(rows, as_json, shown=lambda: _dream_table(rows))
+    emit(rows, as_json, shown=lambda: dream_table(rows))
 
 
 @app.command()
@@ -154,7 +159,7 @@ def build(
     sites: Annotated[str, typer.Option(help="Glob of sites.")] = "blocks.*.ffn",
     dreams: Annotated[str, typer.Option(help="Units a site to dream of, or all.")] = "0",
     k: Annotated[int, typer.Option(min=1, help="Exemplars a unit.")] = 9,
-    recipe: Annotated[str, typer.Option(help="One of `vitscope recipes`.")] = "ghiasi_2022",
+    recipe: Annotated[str, typer.Option(help="One of `vitscope recipes`.")] = "vitscope",
     labels: Annotated[Path | None, typer.Option(help="CSV with a path and a label column.")] = None,
     accept_truncated: Annotated[
         bool, typer.Option("--accept-truncated", help="Complete JPEGs that end early with grey.")
@@ -190,6 +195,7 @@ def build(
             batch_size=batch_size,
             max_skip=max_skip,
             on_progress=progress,
+            on_plan=say,
         )
     emit(built.describe(), as_json, shown=built.sentence)
 
@@ -204,7 +210,7 @@ def show(
     from vitscope.atlas.read import Atlas
 
     found = Atlas.open(atlas)[address]
-    emit(found.describe(), as_json, shown=lambda: _unit_table(found))
+    emit(found.describe(), as_json, shown=lambda: unit_table(found))
 
 
 @app.command()
@@ -229,7 +235,7 @@ def explain(
     from vitscope.provenance import explain as read
 
     found = asdict(read(file))
-    emit(found, as_json, shown=lambda: _facts(found))
+    emit(found, as_json, shown=lambda: facts_table(found))
 
 
 @app.command()
@@ -259,7 +265,7 @@ def doctor(as_json: AsJson = False) -> None:
     from vitscope.doctor import checkup
 
     findings = checkup()
-    emit(findings, as_json, shown=lambda: _facts(findings))
+    emit(findings, as_json, shown=lambda: facts_table(findings))
     if not findings["ok"]:
         raise typer.Exit(1)
 
@@ -306,57 +312,6 @@ def _picture_paths(output: Path, addresses: list[str], recipe: str, seed: int) -
         return [output]
     names = [address.replace(":", "_").replace("@", "_at_").replace(",", "_") for address in addresses]
     return [output / f"{name}.{recipe.replace(':', '_')}.{seed}.png" for name in names]
-
-
-def _dream_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("address", "recipe", "seed", "score", "robust", "status", "path", box=SIMPLE_HEAD)
-    table.columns[-1].overflow = "fold"  # a path is for copying
-    for row in rows:
-        trust = row["trust"]
-        cells = (
-            row["address"],
-            row["recipe"],
-            row["seed"],
-            row["score"],
-            trust.get("robust"),
-            trust["status"],
-            row["path"],
-        )
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    return table
-
-
-def _unit_table(unit: Any) -> Table:
-    facts = [f"{name} {_number(value)}" for name, value in unit.statistics.items()]
-    dreams = [f"dream by {dream.recipe}: score {_number(dream.score)}" for dream in unit.dreams]
-    table = Table(
-        *("rank", "value", "place", "label", "image"),
-        title=f"{unit.address}: {unit.status}",
-        caption="\n".join([", ".join(facts), *dreams]),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-    )
-    for exemplar in unit.exemplars:
-        label, path = _printable(exemplar.label or ""), _printable(exemplar.path)
-        table.add_row(str(exemplar.rank), _number(exemplar.value), exemplar.place, label, path)
-    return table
-
-
-def _number(value: float | int | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _printable(text: str) -> str:
-    """File and class names come from anywhere: control characters are shown, not obeyed."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def _facts(found: dict[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for name, value in found.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    return table
 
 
 INTERRUPTED = 130

@@ -16,6 +16,7 @@ from vitscope.atlas.build import build
 from vitscope.atlas.manifest import LEAF_UNITS
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.rows import chosen
+from vitscope.atlas.tasks import judged
 from vitscope.atlas.thumbnails import SHORT_SIDE
 from vitscope.atlas.verify import verify
 from vitscope.data.decode import decode, stream, view
@@ -118,7 +119,7 @@ def test_dreams_are_those_of_the_recipe(finished):
     assert len(units) == 3
     expected = dream(model(), f"{SITE}:{units[1]}", recipe=QUICK)
     stored = atlas[f"{SITE}:{units[1]}"].dreams[0]
-    assert (stored.recipe, stored.seed, stored.status) == ("quick", 0, "ok")
+    assert (stored.recipe, stored.seed) == ("quick", 0)
     assert stored.score == pytest.approx(expected.score, rel=1e-4)
     assert stored.trust["robust"] == pytest.approx(expected.trust["robust"], rel=1e-4)
     wanted = rearrange(expected.pixels, "rgb row column -> row column rgb").mul(255).byte().numpy()
@@ -127,6 +128,34 @@ def test_dreams_are_those_of_the_recipe(finished):
         for picture in (Image.open(io.BytesIO(stored.image)), Image.fromarray(wanted))
     )
     assert np.corrcoef(grey.ravel(), wanted_grey.ravel())[0, 1] > 0.95, "WebP halves the colours only"
+
+
+def test_a_dream_that_natural_images_beat_is_weak(finished):
+    """Compared with the unit's exemplars by the mean, which the atlas holds."""
+    atlas = Atlas.open(finished / "tiny.atlas")
+    leaf = atlas.leaf(SITE, 0)
+    rows = leaf.exemplars.to_pylist()
+    for row in leaf.units:
+        if row.has_dream:
+            (stored,) = atlas[f"{SITE}:{row.unit}"].dreams
+            mine = [each for each in rows if (each["unit"], each["ranking"]) == (row.unit, "mean")]
+            best = max(each["value"] for each in mine)
+            assert stored.trust["natural_best"] == pytest.approx(best, rel=1e-6)
+            ratio = pytest.approx(stored.score / best, rel=1e-6) if best > 0 else None
+            assert stored.trust["natural_ratio"] == ratio
+            beaten = stored.score <= best
+            assert (stored.trust["natural_percentile"] == 100) == (not beaten)
+            assert stored.status == ("weak" if beaten else "ok")
+
+
+@pytest.mark.parametrize(
+    ("before", "percentile", "after"),
+    [("ok", 100.0, "ok"), ("ok", 99.9, "weak"), ("ok", None, "weak"), ("dead", None, "dead")],
+)
+def test_the_verdict_once_natural_images_are_known(before, percentile, after):
+    trust = judged({"status": before, "robust": 0.5}, {"natural_percentile": percentile})
+    assert trust == {"status": after, "robust": 0.5, "natural_percentile": percentile}
+    assert judged({"status": "ok"}, {}) == {"status": "ok"}
 
 
 def test_the_choice_is_spread_over_live_units_and_depends_on_the_seed():

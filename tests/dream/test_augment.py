@@ -17,10 +17,11 @@ from vitscope.dream.augment import (
     Jitter,
     Moment,
     PixelNoise,
+    Views,
     augment,
-    generator,
     whole,
 )
+from vitscope.dream.numbers import generator
 
 MOMENT = Moment(step=3, steps=400, copies=4, size=(12, 16))
 ALL = [
@@ -40,7 +41,7 @@ def images(units: int = 2, *, size: tuple[int, int] = MOMENT.size) -> torch.Tens
 
 def apply(augmentation, pixels: torch.Tensor, *, texts: str = "ab", moment: Moment = MOMENT) -> torch.Tensor:
     sources = [generator(0, text, step=1) for text in texts]
-    return augment(pixels, [augmentation], sources=sources, moment=moment)
+    return augment(pixels, [augmentation], sources=sources, moment=moment).pixels
 
 
 def test_numbers_are_keyed_by_seed_text_and_step():
@@ -88,17 +89,17 @@ def test_without_strength_or_copies_nothing_changes():
     pixels = images()
     for chain in ([], nothing[:-1], nothing):
         sources = [generator(0, text, step=1) for text in "ab"]
-        found = augment(pixels, chain, sources=sources, moment=replace(MOMENT, copies=1))
+        found = augment(pixels, chain, sources=sources, moment=replace(MOMENT, copies=1)).pixels
         torch.testing.assert_close(found[:, 0], pixels, atol=1e-12, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(down=st.integers(-32, 32), right=st.integers(-32, 32))
 def test_a_roll_and_its_opposite_cancel(down: int, right: int):
-    views = torch.rand(1, 2, 3, 6, 7)
+    views = Views.of(torch.rand(1, 2, 3, 6, 7), 2)
     there = Jitter(32).apply(views, np.array([[[down, right]]]))
-    assert torch.equal(Jitter(32).apply(there, np.array([[[-down, -right]]])), views)
-    assert torch.equal(there[0, 0, 0, down % 6, right % 7], views[0, 0, 0, 0, 0])
+    assert torch.equal(Jitter(32).apply(there, np.array([[[-down, -right]]])).base, views.base)
+    assert torch.equal(there.pixels[0, 0, 0, down % 6, right % 7], views.pixels[0, 0, 0, 0, 0])
 
 
 def test_copies_share_one_roll_unless_told_otherwise():
@@ -119,9 +120,9 @@ def test_rolls_are_uniform_with_both_ends():
 
 def test_colour_shifts_follow_both_forms():
     draws = np.array([[[[0.1, 0.2, 0.3], [2.0, 1.0, 0.5]]]])  # mu and sigma of one copy
-    views = torch.full((1, 1, 3, 1, 1), 0.5, dtype=torch.float64)
-    code = ColourShift(form="code").apply(views, draws).flatten().tolist()
-    paper = ColourShift(form="paper").apply(views, draws).flatten().tolist()
+    views = Views.of(torch.full((1, 1, 3, 1, 1), 0.5, dtype=torch.float64), 1)
+    code = ColourShift(form="code").apply(views, draws).pixels.flatten().tolist()
+    paper = ColourShift(form="paper").apply(views, draws).pixels.flatten().tolist()
     assert code == pytest.approx([0.2, 0.3, 0.4])
     assert paper == pytest.approx([1.1, 0.7, 0.55])
 
@@ -219,7 +220,23 @@ def test_crops_of_a_larger_canvas_reach_the_size_of_the_model():
     sources = [generator(0, text, step=1) for text in "ab"]
     canvases = torch.rand(2, 3, 30, 37)
     views = augment(canvases, [PixelNoise(0.01)], sources=sources, moment=MOMENT, crops=Crops())
-    assert views.shape == (2, 4, 3, *MOMENT.size)
+    assert views.pixels.shape == (2, 4, 3, *MOMENT.size)
+
+
+def test_colours_compose_in_order_and_cost_one_image_a_unit():
+    """Three changes of colour and a roll, against the same done one by one on every copy."""
+    chain = [ColourShift(), Jitter(3), ChannelNoise(), ColourShift(form="paper")]
+    pixels = images()
+    views = augment(pixels, chain, sources=[generator(0, text, step=1) for text in "ab"], moment=MOMENT)
+    assert views.base.shape == (2, 1, 3, *MOMENT.size)
+    for unit, text in enumerate("ab"):
+        source = generator(0, text, step=1)
+        colour, roll, noise, paper = (each.draw(source, MOMENT) for each in chain)
+        for copy in range(MOMENT.copies):
+            expected = torch.roll(pixels[unit], tuple(roll[0]), dims=(-2, -1)).numpy()
+            (mu, sigma), (shift, stretch) = colour[copy][..., None, None], paper[copy][..., None, None]
+            expected = stretch * ((expected - mu) / sigma + noise[copy][..., None, None]) + shift
+            assert np.abs(views.pixels[unit, copy].numpy() - expected).max() < 1e-12
 
 
 def test_a_whole_canvas_is_resized_within_range():

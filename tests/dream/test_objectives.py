@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from vitscope.address import Address
-from vitscope.dream.objectives import Objective, direction, logit, unit
+from vitscope.dream import dream
+from vitscope.dream.objectives import Objective, channel, direction, interpolate, logit, unit
+from vitscope.dream.recipes import OLAH_2017
 from vitscope.errors import BadAddress, BadValue, UnknownAddress, UnknownName, UnknownSite
 from vitscope.models.vision_model import TOKENS, VECTOR, Preprocessing, Site, VisionModel
 from vitscope.tap import read
@@ -88,6 +90,62 @@ def test_a_place_is_read_where_it_is(place: str, index: int):
     assert torch.equal(scores, tokens[:, index, 1])
     along = direction(f"t@{place}", [0, 1, 0, 1]).score(two_sites(), {"t": tokens})
     torch.testing.assert_close(along, tokens[:, index, 1] + tokens[:, index, 3])
+
+
+@pytest.mark.parametrize(
+    ("where", "places"),
+    [("top", [1, 2]), ("left", [1, 3]), ("grid", [1, 2, 3, 4]), ("all", range(5)), ("0:2,1:2", [2, 4])],
+)
+def test_a_region_is_averaged_over(where: str, places: list[int]):
+    tokens = torch.randn(2, 5, 4, dtype=torch.float64)
+    expected = [sum(float(tokens[i, p, 2]) for p in places) / len(places) for i in range(2)]
+    found = unit("t:2", where=where).score(two_sites(), {"t": tokens})
+    assert found.tolist() == pytest.approx(expected)
+    along = direction("t", [0, 0, 3, 0], where=where).score(two_sites(), {"t": tokens})
+    assert along.tolist() == pytest.approx([3 * value for value in expected])
+
+
+def test_a_region_is_part_of_the_formula():
+    assert unit("t:2", where="top").text == "unit(t:2, top)"
+    assert direction("t", [1, 2, 3, 4], where="top").text.startswith("direction(t, top, 4 numbers #")
+    with pytest.raises(BadValue, match="'t:2@cls' names a place already: leave out where='top'"):
+        unit("t:2@cls", where="top").bind(two_sites())
+    with pytest.raises(UnknownAddress, match="no region 'top' at a: its places are not a grid"):
+        unit("a:1", where="top").bind(two_sites())
+
+
+def test_a_channel_is_the_unit_over_its_whole_grid():
+    assert channel("t:2@1,1") == channel("t:2") == unit("t:2")
+    with pytest.raises(BadAddress, match="'t' names a site but no unit"):
+        channel("t")
+
+
+def test_objectives_in_between():
+    one, other = unit("a:0"), 2 * unit("b:2")
+    path = interpolate(one, other, 5)
+    assert path[0] == one
+    assert path[-1] == other
+    values = vectors(a=[8.0, 0], b=[0, 0, 2.0])
+    scores = [each.score(two_sites(), values).item() for each in (path[1:-1])]
+    assert scores == pytest.approx([0.75 * 8 + 0.25 * 4, 0.5 * 8 + 0.5 * 4, 0.25 * 8 + 0.75 * 4])
+    assert repr(path[2]) == "0.5*unit(a:0) + 1.0*unit(b:2)"
+    with pytest.raises(BadValue, match="count must be at least 2, the ends, not 1"):
+        interpolate(one, other, 1)
+
+
+@pytest.mark.parametrize(("make", "site"), [(tiny_vit, "blocks.1"), (tiny_cnn, "stages.1.0")])
+def test_dreams_of_a_negative_unit_a_region_and_the_middle_of_two_rise(make, site: str):
+    asked = [
+        -unit(f"{site}:3"),
+        unit(f"{site}:3", where="left"),
+        interpolate(unit(f"{site}:3"), unit(f"{site}:4"), 3)[1],
+    ]
+    model = make()
+    made = dream(model, [*asked, unit(f"{site}:3")], recipe=OLAH_2017.replace(steps=30))
+    for one in made:
+        assert one.trust["status"] == "ok"
+        assert one.score > one.trust["start"]
+    assert -made[0].score < made[0].trust["start"] * -1 < made[3].score
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():

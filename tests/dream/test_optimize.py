@@ -12,9 +12,10 @@ from vitscope.dream import recipes
 from vitscope.dream.augment import ColourShift, Jitter
 from vitscope.dream.canvases import PixelCanvas
 from vitscope.dream.objectives import logit, unit
-from vitscope.dream.optimize import Dream, optimize
+from vitscope.dream.optimize import optimize
 from vitscope.dream.penalties import TotalVariation
 from vitscope.dream.recipe import Recipe
+from vitscope.dream.result import Dream
 from vitscope.errors import BadValue, NotWritable, UnknownAddress
 from vitscope.models import load
 from vitscope.provenance import explain
@@ -97,7 +98,7 @@ def naive_ascent(model, recipe: Recipe, address: str) -> torch.Tensor:
     """One unit without batches, taps or Adam from a library: the whole model, float64, update by update."""
     import numpy as np
 
-    from vitscope.dream.augment import generator
+    from vitscope.dream.numbers import generator
 
     rows, columns = model.preprocessing.size
     image = torch.from_numpy(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vitscope.dream.augment import Views
 from vitscope.dream.penalties import TotalVariation, total_variation
 
 
@@ -57,6 +58,15 @@ def test_it_scales_with_contrast_and_ignores_brightness():
 
 
 def test_each_image_pays_for_itself_by_weight():
-    images = torch.rand(2, 3, 6, 6)
-    prices = TotalVariation(0.004).price(images)
-    torch.testing.assert_close(prices[1:], 0.004 * total_variation(images[1:]))
+    images = torch.rand(2, 4, 3, 6, 6)
+    prices = TotalVariation(0.004).price(Views.of(images, 4))
+    torch.testing.assert_close(prices[1], 0.004 * total_variation(images[1]))
+
+
+def test_stretched_copies_pay_as_if_measured_one_by_one():
+    colours = torch.randn(2, 2, 4, 3, dtype=torch.float64)
+    views = Views.of(torch.rand(2, 1, 3, 6, 6, dtype=torch.float64), 4)
+    views = views.coloured(gain=colours[0], offset=colours[1])
+    prices = TotalVariation(0.5).price(views)
+    for unit in range(2):
+        torch.testing.assert_close(prices[unit], 0.5 * total_variation(views.pixels[unit]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -26,13 +27,14 @@ def build(
     sites: str = "blocks.*.ffn",
     dreams: int | Literal["all"] = 0,
     k: int = 9,
-    recipe: str | Recipe = "ghiasi_2022",
+    recipe: str | Recipe = "vitscope",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     engine: Engine | None = None,
     max_skip: float = MAX_SKIP,
     on_progress: OnProgress | None = None,
+    on_plan: Callable[[str], None] | None = None,
 ) -> Built:
     """Build an atlas, or go on with one, with a recipe by name or as a value; see
     `vitscope.atlas.build.build`.
@@ -57,6 +59,7 @@ def build(
         engine=engine,
         max_skip=max_skip,
         on_progress=on_progress,
+        on_plan=on_plan,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,7 @@ def build(
     engine: Engine | None = None,
     max_skip: float = MAX_SKIP,
     on_progress: OnProgress | None = None,
+    on_plan: Callable[[str], None] | None = None,
 ) -> Built:
     """Build an atlas, or go on with one: what is finished is never done again.
 
@@ -96,6 +97,7 @@ def build(
         engine: runs shards and groups of dreams; in this process where none is given.
         max_skip: the share of entries that may be skipped, 0 to 1.
         on_progress: told how far each stage is.
+        on_plan: told in a sentence how dreams are computed and when they should be done.
 
     Raises:
         NotWritable: the folder cannot be written; found before any work.
@@ -114,7 +116,15 @@ def build(
     )
     store = Store.prepare(out, manifest)
     work = Work(
-        model, source, store, meters, recipe, batch_size, engine or LocalEngine(), on_progress or _silent
+        model,
+        source,
+        store,
+        meters,
+        recipe,
+        batch_size,
+        engine or LocalEngine(),
+        on_progress or _silent,
+        on_plan or (lambda _: None),
     )
     outcome = "interrupted"
     try:

@@ -2,7 +2,7 @@
 
     atlas.json    parts/<shard>.safetensors    parts/dreams/<site>/<unit>.safetensors    leases/
     sites/<site>/0004.{units.parquet,exemplars.parquet,pack,sprite.webp,ok}    runs/<id>.json
-    images/ab/<id>.webp
+    images/ab/<id>.webp    dreams.json
 
 A leaf without a valid `.ok` does not exist. Whatever is written is immutable: the same bytes again are a
 success, other bytes an error.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,20 @@ class Store:
         for folder in (self.root / "parts/dreams" / self._folders[site], self.root / "parts/dreams"):
             with suppress(OSError):  # other dreams are still in it, or it never was
                 folder.rmdir()
+
+    # what processes agree on
+
+    def agreed(self, file: str, propose: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """What the first process to ask wrote into a JSON file; the others follow it, or two of them would
+        not compute the same bytes."""
+        path = self.root / file
+        if not path.exists():
+            write(path, (json.dumps(propose(), indent=1) + "\n").encode(), onto="nothing")
+        try:
+            facts: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise AtlasError(f"{path.name} is damaged: delete it and run the same command again") from error
+        return facts
 
     # thumbnails
 

@@ -2,117 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from einops import rearrange
-
 from vitscope.address import Address
 from vitscope.atlas.commit import claimed
-from vitscope.atlas.leaf import ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes, webp
+from vitscope.atlas.leaf import ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes
 from vitscope.atlas.manifest import SiteLayout
 from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, exemplar_rows, pack, unit_row
-from vitscope.atlas.store import ABSENT, Store, read_arrays, write_arrays
+from vitscope.atlas.store import ABSENT, Store, read_arrays
+from vitscope.atlas.tasks import DreamGroup, DreamTask, ScanTask, ShardName
 from vitscope.atlas.thumbnails import make_thumbnails
 from vitscope.data.source import ImageSource, Shard, Skipped
 from vitscope.dream.objectives import unit as unit_objective
-from vitscope.dream.optimize import Dream, optimize
+from vitscope.dream.plan import Plan, plan_dreams
 from vitscope.dream.recipe import Recipe
+from vitscope.dream.trust import against_natural
 from vitscope.engine.engine import Engine
 from vitscope.errors import AtlasError, SourceError
+from vitscope.lean import AS_WRITTEN, Forms
 from vitscope.meters.meter import Meter
 from vitscope.models.vision_model import VisionModel
-from vitscope.scan import Part, check_skipped, merge_parts, scan_shard
-
-DREAM_QUALITY = 90
-"""Of the WebP of a dream: at 80 the fine texture of the Fourier recipes shows blocks."""
+from vitscope.scan import Part, check_skipped, merge_parts
 
 OnProgress = Callable[[str, int, int], None]
 """Told the stage ("scanning", "thumbnails", "leaves", "dreams"), how many pieces are done, and of how
 many."""
-
-
-@dataclass(frozen=True)
-class DreamGroup:
-    """Some units of one site that are dreamt of together and committed together."""
-
-    site: str
-    units: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"dreams-{self.site}-{self.units[0]}"
-
-
-@dataclass(frozen=True)
-class _ShardName:
-    """A shard under a name that a file can have."""
-
-    shard: Shard
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass
-class ScanTask:
-    """The work on one shard, as engines want it: it commits its own part. A batch that memory forced is
-    remembered."""
-
-    model: VisionModel
-    source: ImageSource
-    store: Store
-    meters: Sequence[Meter]
-    batch_size: int
-
-    def __call__(self, work: _ShardName) -> None:
-        """Scan and commit."""
-        part = scan_shard(self.model, self.source, work.shard, self.meters, batch_size=self.batch_size)
-        self.batch_size = part.batch_size
-        write_arrays(self.store.part_file(work.shard.id), part.arrays(), facts=part.header())
-
-
-@dataclass(frozen=True)
-class DreamTask:
-    """The work on one group of dreams, as engines want it: it commits each as a file of its own."""
-
-    model: VisionModel
-    store: Store
-    recipe: Recipe
-    seed: int
-
-    def __call__(self, group: DreamGroup) -> None:
-        """Dream and commit."""
-        objectives = [unit_objective(Address(group.site, unit)) for unit in group.units]
-        made = optimize(self.model, objectives, recipe=self.recipe, seed=self.seed)
-        for unit, dream in zip(group.units, made, strict=True):
-            picture = np.frombuffer(_picture(dream), np.uint8)
-            write_arrays(
-                self.store.dream_file(group.site, unit), {"webp": picture}, facts={"dream": _facts(dream)}
-            )
-
-
-def _picture(dream: Dream) -> bytes:
-    levels = (dream.pixels.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    return webp(rearrange(levels, "rgb row column -> row column rgb"), quality=DREAM_QUALITY)
-
-
-def _facts(dream: Dream) -> str:
-    """The columns of a dream, but for where it lies in the pack."""
-    facts = {
-        "recipe": dream.recipe,
-        "seed": dream.seed,
-        "score": dream.score,
-        "robust": dream.trust.get("robust"),
-        "trust": json.dumps(dream.trust, sort_keys=True),
-        "status": str(dream.trust.get("status", "ok")),
-    }
-    return json.dumps(facts, sort_keys=True)
 
 
 @dataclass
@@ -127,6 +45,7 @@ class Work:
     batch_size: int
     engine: Engine
     on_progress: OnProgress
+    on_plan: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.leases = self.store.root / "leases"
@@ -163,7 +82,7 @@ class Work:
         todo = [shard for shard in self.shards if read_arrays(self.store.part_file(shard.id)) is None]
         for shard in todo:
             self.store.part_file(shard.id).unlink(missing_ok=True)  # from here on, one that exists is whole
-        names = [_ShardName(shard, self.store.part_file(shard.id).stem) for shard in todo]
+        names = [ShardName(shard, self.store.part_file(shard.id).stem) for shard in todo]
         task = ScanTask(self.model, self.source, self.store, self.meters, self.batch_size)
         done, total = sum(map(len, self.shards)) - sum(map(len, todo)), len(self.source)
         self.on_progress("scanning", done, total)
@@ -298,10 +217,10 @@ class Work:
         total = sum(map(len, plans.values()))
         if self.recipe is None or not total:
             return
-        task = DreamTask(self.model, self.store, self.recipe, (self.store.manifest.dreams or {})["seed"])
         groups = [group for site, units in plans.items() for group in self.groups(site, units)]
         todo = [group for group in groups if not self.dreamt(group)]
         self.dreams = total - sum(len(group.units) for group in todo)
+        task = self.dream_task(self.recipe, todo, left=total - self.dreams)
         self.on_progress("dreams", self.dreams, total)
         for group in self.shared(task, todo, self.dreamt):
             self.dreams += len(group.units)
@@ -309,6 +228,22 @@ class Work:
             self.commit_leaves_of(group)
         self.dreams = total
         self.commit_leaves()
+
+    def dream_task(self, recipe: Recipe, todo: Sequence[DreamGroup], *, left: int) -> DreamTask:
+        """What engines do, in the forms that all processes of this atlas agree on."""
+        objectives = [unit_objective(Address(group.site, group.units[0])).bind(self.model) for group in todo]
+        measured = plan_dreams(self.model, objectives, recipe=recipe) if todo else Plan(AS_WRITTEN, 1, 1, 1.0)
+        agreed = self.store.agreed("dreams.json", lambda: {"forms": asdict(measured.forms)})
+        plan = replace(measured, forms=Forms(**agreed["forms"]), units=self.batch_size)
+        if todo:
+            self.on_plan(plan.sentence(left))
+        seed = (self.store.manifest.dreams or {})["seed"]
+        return DreamTask(self.model, self.store, recipe, seed, plan, self.natural)
+
+    def natural(self, site: str, unit: int, score: float) -> dict[str, float | None]:
+        """How a score compares with the natural images of the scan."""
+        best = [exemplar.value for exemplar in self.found["topk_mean"][site].of(unit)]
+        return against_natural(score, best, images=len(self.part.images)) if best else {}
 
     def groups(self, site: SiteLayout, units: Sequence[int]) -> Iterator[DreamGroup]:
         """The chosen units of a site, in groups of `batch_size`."""

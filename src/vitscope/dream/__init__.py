@@ -10,20 +10,46 @@ from collections.abc import Sequence
 from typing import overload
 
 from vitscope.address import Address
-from vitscope.dream.objectives import Objective, direction, logit, unit
-from vitscope.dream.optimize import Dream, OnStep
+from vitscope.dream.accentuation import accentuated
+from vitscope.dream.diversity import Diverse, diverse
+from vitscope.dream.heads import attention, head
+from vitscope.dream.likeness import caricature, distance, inversion
+from vitscope.dream.objectives import Objective, channel, direction, interpolate, logit, unit
+from vitscope.dream.optimize import OnPlan, OnStep
 from vitscope.dream.optimize import optimize as _optimize
+from vitscope.dream.plan import Plan
 from vitscope.dream.recipe import Recipe
+from vitscope.dream.result import Dream
 from vitscope.errors import UnknownName, suggestion
 from vitscope.front import callable_as
 from vitscope.models.vision_model import VisionModel
 from vitscope.registry import Registry
 
-__all__ = ["RECIPES", "Dream", "Objective", "Recipe", "direction", "dream", "logit", "recipe_named", "unit"]
+__all__ = [
+    "RECIPES",
+    "Dream",
+    "Objective",
+    "Recipe",
+    "accentuated",
+    "attention",
+    "caricature",
+    "channel",
+    "direction",
+    "distance",
+    "diverse",
+    "dream",
+    "head",
+    "interpolate",
+    "inversion",
+    "logit",
+    "recipe_named",
+    "unit",
+]
 
 RECIPES = Registry(
     "recipe",
     {
+        "vitscope": "vitscope.dream.recipes:VITSCOPE",
         "ghiasi_2022": "vitscope.dream.recipes:GHIASI_2022",
         "ghiasi_2022:paper": "vitscope.dream.recipes:GHIASI_2022_PAPER",
         "olah_2017": "vitscope.dream.recipes:OLAH_2017",
@@ -38,6 +64,18 @@ What = str | Address | Objective
 
 
 @overload
+def dream(  # type: ignore[overload-overlap]  # of objectives, the diverse ones give several dreams
+    model: VisionModel,
+    what: Diverse,
+    *,
+    recipe: str | Recipe = ...,
+    seed: int = ...,
+    batch_size: int | None = ...,
+    plan: Plan | None = ...,
+    on_plan: OnPlan | None = ...,
+    on_step: OnStep | None = ...,
+) -> list[Dream]: ...
+@overload
 def dream(  # type: ignore[overload-overlap]  # a str is a sequence of str
     model: VisionModel,
     what: What,
@@ -45,6 +83,8 @@ def dream(  # type: ignore[overload-overlap]  # a str is a sequence of str
     recipe: str | Recipe = ...,
     seed: int = ...,
     batch_size: int | None = ...,
+    plan: Plan | None = ...,
+    on_plan: OnPlan | None = ...,
     on_step: OnStep | None = ...,
 ) -> Dream: ...
 @overload
@@ -55,15 +95,19 @@ def dream(
     recipe: str | Recipe = ...,
     seed: int = ...,
     batch_size: int | None = ...,
+    plan: Plan | None = ...,
+    on_plan: OnPlan | None = ...,
     on_step: OnStep | None = ...,
 ) -> list[Dream]: ...
 def dream(
     model: VisionModel,
     what: What | Sequence[What],
     *,
-    recipe: str | Recipe = "ghiasi_2022",
+    recipe: str | Recipe = "vitscope",
     seed: int = 0,
     batch_size: int | None = None,
+    plan: Plan | None = None,
+    on_plan: OnPlan | None = None,
     on_step: OnStep | None = None,
 ) -> Dream | list[Dream]:
     """A picture that excites a unit, or one for each of a list.
@@ -75,10 +119,13 @@ def dream(
         seed: fixes, with the address, all random numbers; a dream does not depend on what else is in the
             list.
         batch_size: units per batch; None chooses by device.
+        plan: how passes are computed; measured where none is given.
+        on_plan: told how passes are computed, and how long that should take.
         on_step: told after every step how many unit-steps are done, of how many.
 
     Returns:
-        One dream, or a list in the order asked. A dream whose numbers diverge says so in `trust["status"]`.
+        One dream, or a list in the order asked; a diverse objective gives several in a row. A dream whose
+        numbers diverge says so in `trust["status"]`.
 
     Raises:
         BadAddress: the text is not an address, or names a site but no unit.
@@ -92,8 +139,17 @@ def dream(
     asked: Sequence[What] = [what] if isinstance(what, (str, Address, Objective)) else what
     objectives = [each if isinstance(each, Objective) else unit(each) for each in asked]
     setting = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    dreams = _optimize(model, objectives, recipe=setting, seed=seed, batch_size=batch_size, on_step=on_step)
-    return dreams[0] if single else dreams
+    dreams = _optimize(
+        model,
+        objectives,
+        recipe=setting,
+        seed=seed,
+        batch_size=batch_size,
+        plan=plan,
+        on_plan=on_plan,
+        on_step=on_step,
+    )
+    return dreams[0] if single and not isinstance(what, Diverse) else dreams
 
 
 def recipe_named(name: str) -> Recipe:

@@ -1,16 +1,14 @@
 """Random changes to a canvas, drawn anew for every step, so that a dream excites its unit robustly.
 
-All random numbers are drawn per unit from a counter-based generator keyed by (seed, text of the objective,
-step), so a unit's dream does not depend on its batch mates, their order or the worker. Every augmentation
-works on "unit copy rgb row column" and keeps that shape; `Crops` alone makes the copies, out of a larger
+All random numbers are drawn per unit, so a unit's dream does not depend on its batch mates, their order or
+the worker. Every augmentation keeps the shape of the views; `Crops` alone makes the copies, out of a larger
 canvas.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -21,25 +19,16 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.dream.numbers import Numbers
+
 Draws: TypeAlias = npt.NDArray[Any]
 """Random numbers: "copy ..." as drawn for one unit, "unit copy ..." as applied."""
-
-Views: TypeAlias = Float[Tensor, "unit copy rgb row column"]
-"""What the model is shown of each unit's canvas: its augmented copies."""
 
 Canvases: TypeAlias = Float[Tensor, "unit rgb height width"]
 """One image per unit, in [0, 1], not yet at the size the model wants."""
 
 GREY = 0.5
 """What lies outside a canvas: lucid pads with it (`transform.standard_transforms`)."""
-
-
-def generator(seed: int, text: str, *, step: int) -> np.random.Generator:
-    """The random numbers of one unit at one step: Philox, keyed by a hash of seed and text, counting from
-    the step.
-    """
-    key = int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
 
 
 @dataclass(frozen=True)
@@ -58,18 +47,60 @@ class Moment:
     size: tuple[int, int]
 
 
+Colour: TypeAlias = Float[Tensor, "unit copy rgb"]
+"""A number per copy and channel."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The augmented copies of each unit's canvas that the model is shown: gain * base + offset.
+
+    Colours are kept apart from what they colour. So several changes of colour cost one, and what all copies
+    share (a roll, the norms of a penalty) is done once and not once a copy.
+
+    Attributes:
+        base: of each unit one image, or one for each copy.
+        gain, offset: how each copy's channels are stretched and shifted.
+    """
+
+    base: Float[Tensor, "unit shared rgb row column"]
+    gain: Colour
+    offset: Colour
+
+    @classmethod
+    def of(cls, base: Float[Tensor, "unit shared rgb row column"], copies: int) -> Views:
+        """Uncoloured views: one image a unit, shown `copies` times, or an image for each copy."""
+        gain = base.new_ones(len(base), copies, base.shape[2])
+        return cls(base, gain, torch.zeros_like(gain))
+
+    @property
+    def pixels(self) -> Float[Tensor, "unit copy rgb row column"]:
+        """What the model is shown."""
+        gain, offset = (rearrange(colour, "unit copy rgb -> unit copy rgb 1 1") for colour in self.colours)
+        return torch.addcmul(offset, gain, self.base)
+
+    @property
+    def colours(self) -> tuple[Colour, Colour]:
+        """Gain and offset."""
+        return self.gain, self.offset
+
+    def coloured(self, *, gain: Colour | float, offset: Colour) -> Views:
+        """Stretched by a gain, and then shifted."""
+        return Views(self.base, self.gain * gain, self.offset * gain + offset)
+
+
 @runtime_checkable
 class Augmentation(Protocol):
     """A random, differentiable change that keeps the shape."""
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """The random numbers for all copies of one unit: "copy ...", or "1 ..." where the copies share
         them.
         """
         ...
 
     def apply(self, views: Views, draws: Draws) -> Views:
-        """Change the views by the numbers of all units: "unit copy ..."."""
+        """Change the views by the numbers of all units: "unit copy ...", or "unit 1 ..."."""
         ...
 
 
@@ -85,14 +116,15 @@ class Jitter:
     limit: int
     shared: bool = True
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """Shifts of rows and columns: "copy 2", or "1 2" where the copies share them."""
         count = 1 if self.shared else moment.copies
         return source.integers(-self.limit, self.limit, size=(count, 2), endpoint=True)
 
     def apply(self, views: Views, draws: Draws) -> Views:
-        """Roll rows and columns."""
-        return torch.stack([_rolled(view, shifts) for view, shifts in zip(views, draws, strict=True)])
+        """Roll rows and columns: what copies share is rolled once, as colours do not move."""
+        base = torch.stack([_rolled(part, shifts) for part, shifts in zip(views.base, draws, strict=True)])
+        return replace(views, base=base)
 
 
 @dataclass(frozen=True)
@@ -107,16 +139,16 @@ class ColourShift:
     spread: float = 1.0
     form: Literal["code", "paper"] = "code"
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """mu and sigma: "copy 2 rgb"."""
         uniform = source.uniform(-1, 1, size=(moment.copies, 2, 3))
         return np.stack([self.offset * uniform[:, 0], np.exp(self.spread * uniform[:, 1])], axis=1)
 
     def apply(self, views: Views, draws: Draws) -> Views:
         """Shift and stretch the channels."""
-        mu, sigma = _like(views, rearrange(draws, "unit copy law rgb -> law unit copy rgb 1 1"))
-        changed: Tensor = (views - mu) / sigma if self.form == "code" else sigma * views + mu
-        return changed
+        mu, sigma = rearrange(draws, "unit copy law rgb -> law unit copy rgb")
+        gain, offset = (1 / sigma, -mu / sigma) if self.form == "code" else (sigma, mu)
+        return views.coloured(gain=_like(views.base, gain), offset=_like(views.base, offset))
 
 
 @dataclass(frozen=True)
@@ -135,13 +167,13 @@ class ChannelNoise:
         """The standard deviation at a moment."""
         return self.std * ((moment.steps - 2 - moment.step) % moment.steps) / moment.steps
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """The offsets: "copy rgb"."""
         return self.deviation(moment) * source.standard_normal((moment.copies, 3))
 
     def apply(self, views: Views, draws: Draws) -> Views:
         """Add the offsets."""
-        return views + _like(views, rearrange(draws, "unit copy rgb -> unit copy rgb 1 1"))
+        return views.coloured(gain=1.0, offset=_like(views.base, draws))
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,7 @@ class PixelNoise:
     std: float = 1.0
     uniform: float = 0.0
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """The noise: "copy rgb row column"."""
         shape = (moment.copies, 3, *moment.size)
         noise = self.std * source.standard_normal(shape, dtype=np.float32)
@@ -163,7 +195,7 @@ class PixelNoise:
 
     def apply(self, views: Views, draws: Draws) -> Views:
         """Add the noise."""
-        return views + _like(views, draws)
+        return Views.of(views.pixels + _like(views.base, draws), draws.shape[1])
 
 
 @dataclass(frozen=True)
@@ -180,7 +212,7 @@ class Affine:
     scales: tuple[float, ...]
     angles: tuple[float, ...]
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """The map from output to canvas in coordinates of [-1, 1], "copy 2 3", as `affine_grid` wants it."""
         rows, columns = moment.size
         shift = sum(
@@ -196,11 +228,11 @@ class Affine:
 
     def apply(self, views: Views, draws: Draws) -> Views:
         """Sample the moved views bilinearly."""
-        maps = _like(views, rearrange(draws, "unit copy to given -> (unit copy) to given"))
-        images = rearrange(views, "unit copy rgb row column -> (unit copy) rgb row column")
+        maps = _like(views.base, rearrange(draws, "unit copy to given -> (unit copy) to given"))
+        images = rearrange(views.pixels, "unit copy rgb row column -> (unit copy) rgb row column")
         grid = F.affine_grid(maps, list(images.shape), align_corners=False)
         moved = F.grid_sample(images - GREY, grid, align_corners=False) + GREY
-        return rearrange(moved, "(unit copy) rgb row column -> unit copy rgb row column", unit=len(views))
+        return Views.of(rearrange(moved, "(unit copy) ... -> unit copy ...", unit=len(draws)), draws.shape[1])
 
 
 @dataclass(frozen=True)
@@ -224,13 +256,15 @@ class Crops:
         """The mean side at a moment, falling linearly."""
         return self.first + (self.last - self.first) * moment.step / max(1, moment.steps - 1)
 
-    def draw(self, source: np.random.Generator, moment: Moment) -> Draws:
+    def draw(self, source: Numbers, moment: Moment) -> Draws:
         """Centre x, centre y and side, as shares of the canvas: "copy 3"."""
         centres = 0.5 + self.centre_std * source.standard_normal((moment.copies, 2))
         sides = self.side(moment) + self.side_std * source.standard_normal((moment.copies, 1))
         return np.concatenate([centres, sides.clip(self.smallest, 1)], axis=1)
 
-    def cut(self, pixels: Canvases, draws: Draws, *, size: tuple[int, int]) -> Views:
+    def cut(
+        self, pixels: Canvases, draws: Draws, *, size: tuple[int, int]
+    ) -> Float[Tensor, "unit copy rgb row column"]:
         """Cut the boxes of all units, "unit copy 3", out of their canvases; outside a canvas all is grey.
 
         The boxes of one canvas are sampled as one tall image, so that the canvas is not repeated.
@@ -255,7 +289,7 @@ def augment(
     pixels: Canvases,
     augmentations: Sequence[Augmentation],
     *,
-    sources: Sequence[np.random.Generator],
+    sources: Sequence[Numbers],
     moment: Moment,
     crops: Crops | None = None,
 ) -> Views:
@@ -269,11 +303,12 @@ def augment(
         crops: how to cut the copies; without it every copy shows the whole canvas.
     """
     if crops is None:
-        views: Tensor = repeat(whole(pixels, moment.size), "unit ... -> unit copy ...", copy=moment.copies)
+        base: Tensor = rearrange(whole(pixels, moment.size), "unit ... -> unit 1 ...")
     else:
-        views = crops.cut(
+        base = crops.cut(
             pixels, np.stack([crops.draw(source, moment) for source in sources]), size=moment.size
         )
+    views = Views.of(base, moment.copies)
     for augmentation in augmentations:
         views = augmentation.apply(views, np.stack([augmentation.draw(source, moment) for source in sources]))
     return views
@@ -287,11 +322,15 @@ def whole(pixels: Canvases, size: tuple[int, int]) -> Float[Tensor, "unit rgb ro
 
 
 def _rolled(
-    view: Float[Tensor, "copy rgb row column"], shifts: Draws
-) -> Float[Tensor, "copy rgb row column"]:
-    parts = torch.split(view, len(view) // len(shifts))
+    images: Float[Tensor, "shared rgb row column"], shifts: Draws
+) -> Float[Tensor, "rolled rgb row column"]:
+    """Each image by its shift; one image or one shift serves all."""
     pairs = [(int(row), int(column)) for row, column in shifts]
-    return torch.cat([torch.roll(part, pair, dims=(-2, -1)) for part, pair in zip(parts, pairs, strict=True)])
+    if len(pairs) == 1:
+        return torch.roll(images, pairs[0], dims=(-2, -1))
+    images = images.expand(len(pairs), -1, -1, -1)
+    rolled = (torch.roll(image, pair, dims=(-2, -1)) for image, pair in zip(images, pairs, strict=True))
+    return torch.stack(list(rolled))
 
 
 def _cell_centres(length: int, like: Tensor) -> Float[Tensor, " cell"]:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.arrays import Pixels
+from vitscope.dream.numbers import Numbers
 
 Size = tuple[int, int]
 """Rows and columns of a canvas, in pixels."""
@@ -28,6 +29,10 @@ TINY = 1e-5
 """Keeps a standard deviation from being zero where MACO divides by it (Xplique,
 `maco_image_parametrization`).
 """
+
+
+BRINK = 0.5 / 255
+"""How near a squashed image can come to black and white: half a level of 8 bits."""
 
 
 @runtime_checkable
@@ -39,12 +44,21 @@ class Canvas(Protocol):
         """What the parameters are clamped to after every step, if anything."""
         ...
 
-    def start(self, sources: Sequence[np.random.Generator], size: Size) -> Float[Tensor, "unit ..."]:
+    def start(self, sources: Sequence[Numbers], size: Size) -> Float[Tensor, "unit ..."]:
         """Fresh parameters, one canvas per generator."""
         ...
 
     def to_pixels(self, parameters: Float[Tensor, "unit ..."], size: Size) -> Pixels:
         """The images in [0, 1], differentiable; the image axis counts units."""
+        ...
+
+
+@runtime_checkable
+class FromPixels(Protocol):
+    """A canvas that can show any image."""
+
+    def from_pixels(self, pixels: Pixels) -> Float[Tensor, "unit ..."]:
+        """The parameters whose images these are: the inverse of `to_pixels`."""
         ...
 
 
@@ -57,9 +71,7 @@ class PixelCanvas:
 
     bounds: tuple[float, float] | None = (0.0, 1.0)
 
-    def start(
-        self, sources: Sequence[np.random.Generator], size: Size
-    ) -> Float[Tensor, "unit rgb row column"]:
+    def start(self, sources: Sequence[Numbers], size: Size) -> Float[Tensor, "unit rgb row column"]:
         """Uniform on [0, 1) per pixel and channel."""
         return torch.from_numpy(np.stack([source.random((3, *size), dtype=np.float32) for source in sources]))
 
@@ -68,6 +80,10 @@ class PixelCanvas:
         return rearrange(
             parameters, "unit rgb row column -> unit rgb row column", row=size[0], column=size[1]
         )
+
+    def from_pixels(self, pixels: Pixels) -> Float[Tensor, "unit rgb row column"]:
+        """The pixels."""
+        return pixels.clone()
 
 
 @dataclass(frozen=True)
@@ -86,9 +102,7 @@ class FourierCanvas:
     contrast: float = 4.0
     bounds: tuple[float, float] | None = None
 
-    def start(
-        self, sources: Sequence[np.random.Generator], size: Size
-    ) -> Float[Tensor, "unit part rgb row frequency"]:
+    def start(self, sources: Sequence[Numbers], size: Size) -> Float[Tensor, "unit part rgb row frequency"]:
         """Gaussian real and imaginary parts."""
         shape = (2, 3, size[0], size[1] // 2 + 1)
         drawn = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
@@ -96,11 +110,23 @@ class FourierCanvas:
 
     def to_pixels(self, parameters: Float[Tensor, "unit part rgb row frequency"], size: Size) -> Pixels:
         """Scale the coefficients, transform back, mix the colours, squash."""
-        rows, columns = size
-        floor = torch.tensor(1 / max(rows, columns))
-        scale = (rows * columns) ** 0.5 / torch.maximum(frequencies(size), floor) ** self.decay
-        spectrum = torch.complex(parameters[:, 0], parameters[:, 1]) * scale.to(parameters)
+        spectrum = torch.complex(parameters[:, 0], parameters[:, 1]) * self._scale(size).to(parameters)
         return torch.sigmoid(correlated(torch.fft.irfft2(spectrum, s=size) / self.contrast))
+
+    def from_pixels(self, pixels: Pixels) -> Float[Tensor, "unit part rgb row frequency"]:
+        """Undo the squash, the mixture of colours, the transform and the scale; black and white are taken for
+        next to black and white (`BRINK`), which lie at finite numbers.
+        """
+        values = torch.logit(pixels, eps=BRINK)
+        unmixed = correlated(values, backwards=True) * self.contrast
+        size = (pixels.shape[-2], pixels.shape[-1])
+        spectrum = torch.fft.rfft2(unmixed) / self._scale(size).to(pixels)
+        return torch.stack([spectrum.real, spectrum.imag], dim=1)
+
+    def _scale(self, size: Size) -> Float[Tensor, "row frequency"]:
+        floor = torch.tensor(1 / max(size))
+        scale: Tensor = (size[0] * size[1]) ** 0.5 / torch.maximum(frequencies(size), floor) ** self.decay
+        return scale
 
 
 @dataclass(frozen=True)
@@ -116,9 +142,7 @@ class MacoCanvas:
     deviation: float = 1.0
     bounds: tuple[float, float] | None = None
 
-    def start(
-        self, sources: Sequence[np.random.Generator], size: Size
-    ) -> Float[Tensor, "unit rgb row frequency"]:
+    def start(self, sources: Sequence[Numbers], size: Size) -> Float[Tensor, "unit rgb row frequency"]:
         """Gaussian phases."""
         shape = (3, size[0], size[1] // 2 + 1)
         drawn = np.stack([source.standard_normal(shape, dtype=np.float32) for source in sources])
@@ -176,9 +200,12 @@ def frequencies(size: Size) -> Float[Tensor, "row frequency"]:
     return torch.hypot(rows[:, None], columns[None])
 
 
-def correlated(image: Float[Tensor, "unit channel row column"]) -> Float[Tensor, "unit rgb row column"]:
-    """From decorrelated channels to red, green and blue."""
-    mixing = natural_images().colours.to(image)
+def correlated(
+    image: Float[Tensor, "unit channel row column"], *, backwards: bool = False
+) -> Float[Tensor, "unit rgb row column"]:
+    """From decorrelated channels to red, green and blue, or backwards."""
+    mixing = natural_images().colours
+    mixing = (torch.linalg.inv(mixing) if backwards else mixing).to(image)
     return einsum(mixing, image, "rgb channel, unit channel row column -> unit rgb row column")
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from vitscope.arrays import Scores
+from vitscope.dream.augment import Views
 
-Images = Float[Tensor, "image rgb row column"]
+Prices = Float[Tensor, "unit copy"]
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """A price per image, to be subtracted from its score."""
+    """A price per copy, to be subtracted from its score."""
 
-    def price(self, images: Images) -> Scores:
-        """What each image pays, weight included."""
+    def price(self, views: Views) -> Prices:
+        """What each copy pays, weight included."""
         ...
 
 
@@ -32,12 +34,12 @@ class TotalVariation:
 
     weight: float
 
-    def price(self, images: Images) -> Scores:
-        """What each image pays."""
-        return self.weight * total_variation(images)
+    def price(self, views: Views) -> Prices:
+        """What each copy pays. Stretching colours stretches it, so it is measured before they are."""
+        return self.weight * (roughness(views.base) * views.gain.abs()).mean(dim=-1)
 
 
-def total_variation(images: Images) -> Scores:
+def total_variation(images: Float[Tensor, "image rgb row column"]) -> Scores:
     """How rough each image is: zero when it is constant, and proportional to its contrast.
 
     Four difference images (vertical, horizontal, both diagonals); the Euclidean norm of each over its rows
@@ -45,12 +47,15 @@ def total_variation(images: Images) -> Scores:
     by the number of pixels. Averaged over images it is the penalty of Ghiasi et al. 2022
     (`loss/regularizers/image.py` of their code).
     """
+    return roughness(images).mean(dim=-1)
+
+
+def roughness(images: Float[Tensor, "*image rgb row column"]) -> Float[Tensor, "*image rgb"]:
+    """The total variation of each channel."""
     differences = (
         images[..., 1:, :] - images[..., :-1, :],
         images[..., :, 1:] - images[..., :, :-1],
         images[..., 1:, 1:] - images[..., :-1, :-1],
         images[..., 1:, :-1] - images[..., :-1, 1:],
     )
-    return sum(
-        (vector_norm(d, dim=(-2, -1)).mean(dim=1) for d in differences), start=images.new_zeros(len(images))
-    )
+    return torch.stack([vector_norm(d, dim=(-2, -1)) for d in differences]).sum(dim=0)

@@ -29,7 +29,9 @@ class Recipe:
         copies: augmented copies of the canvas that the model sees in every step; their scores are averaged.
         optimiser: "adam" or "nadam", without weight decay.
         learning_rate, betas, epsilon: its settings.
-        schedule: "constant", or "cosine" from `learning_rate` at step 0 to 0 at step `steps`.
+        schedule: "constant"; "cosine" from `learning_rate` at step 0 to 0 at step `steps`; or "held" for the
+            first half and then cosine.
+        numbers: "independent" random numbers, or "even" ones, spread over all copies of all steps.
         crops: how the copies are cut out of the canvas; None shows all of it.
         augmentations: applied to the copies in this order.
         penalties: measured on the augmented copies, averaged over them and subtracted.
@@ -46,8 +48,9 @@ class Recipe:
     betas: tuple[float, float]
     epsilon: float = 1e-8
     optimiser: Literal["adam", "nadam"] = "adam"
-    schedule: Literal["cosine", "constant"] = "constant"
+    schedule: Literal["cosine", "constant", "held"] = "constant"
     warm_up: float = 0.0
+    numbers: Literal["independent", "even"] = "independent"
     canvas_scale: float = 1.0
     crops: Crops | None = None
     augmentations: tuple[Augmentation, ...] = ()
@@ -76,11 +79,19 @@ class Recipe:
         """Every setting as plain JSON values, for provenance."""
         return {setting.name: _plain(getattr(self, setting.name)) for setting in dataclasses.fields(self)}
 
+    @property
+    def warm_steps(self) -> int:
+        """How many steps the warm-up takes."""
+        return round(self.warm_up * self.steps)
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+        share = step / self.steps
+        if self.schedule == "held":
+            share = max(0.0, 2 * share - 1)
+        return self.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
 def _plain(value: Any) -> Any:

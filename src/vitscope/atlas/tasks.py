@@ -1,0 +1,115 @@
+"""The pieces of work of a build, as engines want them: each commits what it made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from vitscope.address import Address
+from vitscope.atlas.leaf import webp
+from vitscope.atlas.store import Store, write_arrays
+from vitscope.data.source import ImageSource, Shard
+from vitscope.dream.objectives import unit as unit_objective
+from vitscope.dream.optimize import optimize
+from vitscope.dream.plan import Plan
+from vitscope.dream.recipe import Recipe
+from vitscope.dream.result import Dream
+from vitscope.meters.meter import Meter
+from vitscope.models.vision_model import VisionModel
+from vitscope.scan import scan_shard
+
+DREAM_QUALITY = 90
+"""Of the WebP of a dream: at 80 the fine texture of the Fourier recipes shows blocks."""
+
+
+@dataclass(frozen=True)
+class DreamGroup:
+    """Some units of one site that are dreamt of together and committed together."""
+
+    site: str
+    units: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"dreams-{self.site}-{self.units[0]}"
+
+
+@dataclass(frozen=True)
+class ShardName:
+    """A shard under a name that a file can have."""
+
+    shard: Shard
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass
+class ScanTask:
+    """The work on one shard, as engines want it: it commits its own part. A batch that memory forced is
+    remembered."""
+
+    model: VisionModel
+    source: ImageSource
+    store: Store
+    meters: Sequence[Meter]
+    batch_size: int
+
+    def __call__(self, work: ShardName) -> None:
+        """Scan and commit."""
+        part = scan_shard(self.model, self.source, work.shard, self.meters, batch_size=self.batch_size)
+        self.batch_size = part.batch_size
+        write_arrays(self.store.part_file(work.shard.id), part.arrays(), facts=part.header())
+
+
+@dataclass(frozen=True)
+class DreamTask:
+    """The work on one group of dreams, as engines want it: it commits each as a file of its own."""
+
+    model: VisionModel
+    store: Store
+    recipe: Recipe
+    seed: int
+    plan: Plan
+    natural: Callable[[str, int, float], Mapping[str, float | None]]
+
+    def __call__(self, group: DreamGroup) -> None:
+        """Dream and commit."""
+        objectives = [unit_objective(Address(group.site, unit)) for unit in group.units]
+        made = optimize(self.model, objectives, recipe=self.recipe, seed=self.seed, plan=self.plan)
+        for unit, dream in zip(group.units, made, strict=True):
+            picture = np.frombuffer(_picture(dream), np.uint8)
+            natural = {} if dream.score is None else self.natural(group.site, unit, dream.score)
+            facts = {"dream": _facts(dream, judged(dream.trust, natural))}
+            write_arrays(self.store.dream_file(group.site, unit), {"webp": picture}, facts=facts)
+
+
+def _picture(dream: Dream) -> bytes:
+    levels = (dream.pixels.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return webp(rearrange(levels, "rgb row column -> row column rgb"), quality=DREAM_QUALITY)
+
+
+def judged(trust: Mapping[str, Any], natural: Mapping[str, float | None]) -> dict[str, Any]:
+    """The trust in a dream, once natural images are known: "weak" where the best of them excites its unit
+    more."""
+    beaten = natural.get("natural_percentile", 100) != 100
+    status = "weak" if trust["status"] == "ok" and beaten else trust["status"]
+    return {**trust, **natural, "status": status}
+
+
+def _facts(dream: Dream, trust: Mapping[str, Any]) -> str:
+    """The columns of a dream, but for where it lies in the pack."""
+    facts = {
+        "recipe": dream.recipe,
+        "seed": dream.seed,
+        "score": dream.score,
+        "robust": trust["robust"],
+        "trust": json.dumps(trust, sort_keys=True),
+        "status": trust["status"],
+    }
+    return json.dumps(facts, sort_keys=True)

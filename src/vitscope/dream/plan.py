@@ -1,0 +1,133 @@
+"""How dreams will be computed, and how long that will take; measured before the first step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from vitscope.arrays import Pixels
+from vitscope.dream.ascent import IMAGES_PER_PASS
+from vitscope.dream.objectives import BoundObjective
+from vitscope.dream.recipe import Recipe
+from vitscope.dream.scoring import scoring
+from vitscope.lean import Forms, Lean
+from vitscope.models.vision_model import Site, VisionModel
+from vitscope.tune import tune
+
+UNITS_PER_BATCH = {"cpu": 32, "cuda": 256}
+"""By device type: a batch holds its canvases and their optimiser in memory."""
+
+TUNED_ON = 8
+"""Images of the pass whose forms are timed: always as many, so that all recipes and batches get the same."""
+
+MARGIN = 0.9
+"""A larger pass is taken if it needs at most this share of the time an image."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How dreams are computed.
+
+    Attributes:
+        forms: of the passes; bfloat16 is used for a unit once its gradient agrees with float32.
+        images: in one pass, at most.
+        units: in one batch.
+        seconds: of one unit's dream, estimated from one pass; without augmentation and judgement.
+    """
+
+    forms: Forms
+    images: int
+    units: int
+    seconds: float
+
+    @property
+    def units_per_hour(self) -> float:
+        """Dreams an hour."""
+        return 3600 / self.seconds
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {**asdict(self), "units_per_hour": round(self.units_per_hour, 1)}
+
+    def sentence(self, units: int) -> str:
+        """The plan for so many dreams, for people."""
+        forms = f"{self.forms.products} products, attention {self.forms.attention}"
+        finish = time.strftime("%H:%M", time.localtime(time.time() + units * self.seconds))
+        return (
+            f"{units} dreams, {self.units} a batch, {self.images} images a pass, {forms}: "
+            f"{self.units_per_hour:.0f} an hour, done about {finish}"
+        )
+
+
+def plan_dreams(model: VisionModel, objectives: Sequence[BoundObjective], *, recipe: Recipe) -> Plan:
+    """Measure the forms of a pass, then how many images a pass should show.
+
+    The numbers of a dream depend on the forms, and on nothing else of the plan. They are measured once a
+    process for every model, device and set of sites.
+
+    Args:
+        model: the model to dream with.
+        objectives: what will be dreamt of; the deepest of them is timed.
+        recipe: every setting; it says how many copies a step shows.
+    """
+    deepest = max(objectives, key=lambda objective: _depth(model, objective.sites))
+    forms = _tuned(model, deepest.sites)
+    wanted = recipe.copies * len(objectives)
+    images, seconds = _fastest(model, deepest, forms, recipe.copies, wanted)
+    units = UNITS_PER_BATCH.get(model.device.type, UNITS_PER_BATCH["cpu"])
+    return Plan(forms, images, units, seconds * recipe.copies * recipe.steps)
+
+
+def _tuned(model: VisionModel, sites: Sequence[Site]) -> Forms:
+    known = _FORMS.setdefault(model.module, {})
+    key = (str(model.device), str(model.dtype), tuple(site.name for site in sites))
+    if key not in known:
+        known[key] = tune(model, sites, _noise(model, TUNED_ON))
+    return known[key]
+
+
+_FORMS: WeakKeyDictionary[nn.Module, dict[Any, Forms]] = WeakKeyDictionary()
+"""What was measured in this process, so that a dream made again is the same dream."""
+
+
+def _depth(model: VisionModel, sites: Sequence[Site]) -> int:
+    order = {site.name: position for position, site in enumerate(model.sites)}
+    return max(order.get(site.name, len(order)) for site in sites)
+
+
+def _fastest(
+    model: VisionModel, objective: BoundObjective, forms: Forms, copies: int, wanted: int
+) -> tuple[int, float]:
+    """Images a pass, from `copies` upwards, and seconds an image; larger as long as that clearly pays."""
+    largest = min(wanted, IMAGES_PER_PASS.get(model.device.type, IMAGES_PER_PASS["cpu"]))
+    images, best = copies, _seconds(model, objective, forms, copies) / copies
+    while images * 2 <= largest:
+        seconds = _seconds(model, objective, forms, images * 2) / (images * 2)
+        if seconds > MARGIN * best:
+            break
+        images, best = images * 2, seconds
+    return images, best
+
+
+def _seconds(model: VisionModel, objective: BoundObjective, forms: Forms, images: int) -> float:
+    """Of one pass, forward and backward; the better of two."""
+    pixels = _noise(model, images).requires_grad_()
+    lean, best = Lean(forms), float("inf")
+    with scoring(model, [objective]) as score:
+        for _ in range(2):
+            begun = time.perf_counter()
+            (slope,) = torch.autograd.grad(score(pixels, [0], lean).sum(), pixels)
+            slope.sum().item()  # waits for the device
+            best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def _noise(model: VisionModel, images: int) -> Pixels:
+    source = torch.Generator().manual_seed(0)
+    return torch.rand(images, 3, *model.preprocessing.size, generator=source).to(model.device)

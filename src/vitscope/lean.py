@@ -1,0 +1,173 @@
+"""The same pass with less work: cheaper forms of a few functions, equal up to rounding.
+
+A model is never edited. While a `Lean` block is open, torch's function mode answers some of its calls in
+another way: attention as two matrix products with a softmax between them, a convolution of patches that do
+not overlap as one matrix product, and matrix products in bfloat16. What lies between the products (the
+residual stream, norms, sums) stays in the model's own type.
+
+Which forms pay depends on the machine, so `tune.py` measures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from vitscope.tap import function_name
+
+NORMS = ("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm")
+"""Their weights have the model's type, and so must what they are given."""
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How some functions are computed.
+
+    Attributes:
+        attention: "fused" as torch does it, or "products": two matrix products and a softmax.
+        patches: "convolution", or "linear" for one matrix product where patches do not overlap.
+        products: type of the operands of matrix products and convolutions; "float32" leaves them as they
+            are. Their results are of that type, until they meet a number of the model's.
+    """
+
+    attention: Literal["fused", "products"] = "fused"
+    patches: Literal["convolution", "linear"] = "convolution"
+    products: Literal["float32", "bfloat16"] = "float32"
+
+
+AS_WRITTEN = Forms()
+"""Every function as the model calls it."""
+
+
+class Lean(TorchFunctionMode):
+    """While it is open, functions are computed in these forms; it can be opened again.
+
+    Gradients flow through all of them. Weights are cast once, so they must not change between uses.
+    """
+
+    def __init__(self, forms: Forms = AS_WRITTEN) -> None:
+        super().__init__()
+        self.forms = forms
+        self._cast: dict[int, tuple[Tensor, Tensor]] = {}
+        self._table: dict[str, Callable[..., Tensor]] = {} if forms == AS_WRITTEN else self._answers()
+
+    def _answers(self) -> dict[str, Callable[..., Tensor]]:
+        return {
+            "linear": self.linear,
+            "conv2d": self.conv2d,
+            "matmul": self.matmul,
+            "scaled_dot_product_attention": self.attention,
+        }
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, function_name(function)
+        if name in self._table:
+            return self._table[name](*args, **kwargs)
+        if name in NORMS and self.forms.products != "float32":
+            return function(_widened(args[0]), *args[1:], **kwargs)
+        return function(*args, **kwargs)
+
+    # forms
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """A matrix product, its operands narrowed."""
+        return F.linear(self.narrow(x), self.narrow(weight), None if bias is None else self.narrow(bias))
+
+    def matmul(self, one: Tensor, other: Tensor, **kwargs: Any) -> Tensor:
+        """Likewise."""
+        return torch.matmul(self.narrow(one), self.narrow(other), **kwargs)
+
+    def conv2d(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """A convolution, or one matrix product where its patches tile the image."""
+        x, weight = self.narrow(x), self.narrow(weight)
+        bias = None if bias is None else self.narrow(bias)
+        if self.forms.patches == "linear" and _tiles(x, weight, *args, **kwargs):
+            return _patches_as_linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, *args, **kwargs)
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Attention, fused or as products; with dropout or grouped heads always fused."""
+        query, key, value = map(self.narrow, (query, key, value))
+        settings = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        if self.forms.attention == "fused" or settings.get("dropout_p") or settings.get("enable_gqa"):
+            mask = settings.pop("attn_mask", None)
+            mask = mask.to(query.dtype) if mask is not None and mask.is_floating_point() else mask
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **settings)
+        return _attention_as_products(query, key, value, **settings)
+
+    # types
+
+    def narrow(self, tensor: Tensor) -> Tensor:
+        """In the type of products. Weights are cast once."""
+        if self.forms.products == "float32" or not tensor.is_floating_point():
+            return tensor
+        if not isinstance(tensor, nn.Parameter):
+            return tensor.to(torch.bfloat16)
+        if id(tensor) not in self._cast:  # the weight itself is kept too, or its number might be used again
+            self._cast[id(tensor)] = (tensor, tensor.detach().to(torch.bfloat16))
+        return self._cast[id(tensor)][1]
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _attention_as_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> Tensor:
+    """softmax(q k' / sqrt(unit)) v, as `scaled_dot_product_attention` defines it."""
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask.to(scores.dtype)
+    return scores.softmax(dim=-1) @ value
+
+
+def _tiles(
+    x: Tensor,
+    weight: Tensor,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Whether every pixel lies in exactly one window of a convolution."""
+    window = tuple(weight.shape[2:])
+    even = all(length % side == 0 for length, side in zip(x.shape[-2:], window, strict=True))
+    return (
+        (_pair(stride), _pair(padding), _pair(dilation), groups) == (window, (0, 0), (1, 1), 1)
+        and window != (1, 1)
+        and even
+        and x.ndim == 4
+    )
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value if isinstance(value, str) else tuple(value)
+
+
+def _patches_as_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows, columns = weight.shape[2:]
+    patches = rearrange(
+        x, "image rgb (y row) (x column) -> image y x (rgb row column)", row=rows, column=columns
+    )
+    return rearrange(F.linear(patches, weight.flatten(1), bias), "image y x unit -> image unit y x")

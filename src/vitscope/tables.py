@@ -1,0 +1,56 @@
+"""What people see of results in a terminal, where machines get JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+
+def dream_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What `vitscope dream` made."""
+    table = Table("address", "recipe", "seed", "score", "robust", "status", "path", box=SIMPLE_HEAD)
+    table.columns[-1].overflow = "fold"  # a path is for copying
+    for row in rows:
+        trust = row["trust"]
+        told = (*(row[name] for name in ("address", "recipe", "seed", "score")), trust["robust"])
+        table.add_row(*map(_number, (*told, trust["status"], row["path"])))
+    return table
+
+
+def unit_table(unit: Any) -> Table:
+    """What an atlas knows of a unit."""
+    facts = [f"{name} {_number(value)}" for name, value in unit.statistics.items()]
+    dreams = [f"dream by {dream.recipe}: score {_number(dream.score)}" for dream in unit.dreams]
+    table = Table(
+        *("rank", "value", "place", "label", "image"),
+        title=f"{unit.address}: {unit.status}",
+        caption="\n".join([", ".join(facts), *dreams]),
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for exemplar in unit.exemplars:
+        label, path = _printable(exemplar.label or ""), _printable(exemplar.path)
+        table.add_row(str(exemplar.rank), _number(exemplar.value), exemplar.place, label, path)
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """File and class names come from anywhere: control characters are shown, not obeyed."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def facts_table(found: dict[str, Any]) -> Table:
+    """Facts by name."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in found.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    return table

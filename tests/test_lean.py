@@ -1,0 +1,175 @@
+"""Cheaper forms: equal to torch's own up to rounding, on every way a model calls them, and then gone."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitscope.dream.objectives import unit
+from vitscope.lean import AS_WRITTEN, Forms, Lean
+from vitscope.tap import tap
+from vitscope.testing import tiny_cnn, tiny_vit
+
+PRODUCTS = Forms(attention="products")
+LINEAR = Forms(patches="linear")
+NARROW = Forms("products", "linear", "bfloat16")
+
+
+def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=source, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def both(function, given: list[torch.Tensor], forms: Forms) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Results and gradients with and without the forms."""
+    found = []
+    for each in (Lean(forms), Lean()):
+        with each:
+            result = function(*given)
+        found.append([result.detach(), *torch.autograd.grad(result.double().square().sum(), given)])
+    return list(zip(*found, strict=True))
+
+
+MASKS = {
+    "none": {},
+    "boolean": {"attn_mask": torch.rand(5, 7) < 0.7},
+    "additive": {"attn_mask": torch.randn(2, 1, 5, 7, dtype=torch.float64)},
+    "causal": {"is_causal": True},
+    "scale": {"scale": 0.3},
+}
+
+
+@pytest.mark.parametrize("settings", MASKS.values(), ids=MASKS)
+def test_attention_as_products_is_attention(settings: dict):
+    if "attn_mask" in settings and settings["attn_mask"].dtype == torch.bool:
+        settings["attn_mask"][:, 0] = True  # a query that sees nothing has no attention
+    given = tensors((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6))
+    for found, expected in both(
+        lambda *qkv: F.scaled_dot_product_attention(*qkv, **settings), given, PRODUCTS
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+
+
+def test_what_products_cannot_do_stays_fused():
+    query, key = tensors((1, 4, 5, 8), (1, 2, 5, 8))
+    grouped = lambda q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True)  # noqa: E731
+    for found, expected in both(grouped, [query, key], PRODUCTS):
+        torch.testing.assert_close(found, expected)
+
+
+CONVOLUTIONS = {
+    "patches": ((2, 3, 8, 12), (5, 3, 4, 4), {"stride": 4}),
+    "oblong patches": ((2, 3, 8, 12), (5, 3, 2, 3), {"stride": (2, 3)}),
+    "overlapping": ((2, 3, 8, 8), (5, 3, 4, 4), {"stride": 2}),
+    "left-over pixels": ((2, 3, 9, 9), (5, 3, 4, 4), {"stride": 4}),
+    "padded": ((2, 3, 8, 8), (5, 3, 4, 4), {"stride": 4, "padding": 2}),
+    "same": ((2, 3, 8, 8), (5, 3, 3, 3), {"padding": "same"}),
+    "grouped": ((2, 4, 8, 8), (6, 2, 4, 4), {"stride": 4, "groups": 2}),
+    "dilated": ((2, 3, 8, 8), (5, 3, 2, 2), {"stride": 2, "dilation": 2}),
+}
+
+
+@pytest.mark.parametrize(("image", "weight", "settings"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_patches_as_linear_are_the_convolution(image, weight, settings, bias):
+    given = tensors(image, weight, *([(weight[0],)] if bias else []))
+    for found, expected in both(lambda *args: F.conv2d(*args, **settings), given, LINEAR):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+
+
+class Counted(torch.overrides.TorchFunctionMode):
+    """Names of the functions that pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_forms_are_used_and_not_only_allowed():
+    image, weight = tensors((2, 3, 8, 8), (5, 3, 4, 4))
+    query = torch.randn(1, 2, 5, 4)
+    with Counted() as counted, Lean(NARROW):
+        F.conv2d(image, weight, stride=4)
+        F.scaled_dot_product_attention(query, query, query)
+    assert "conv2d" not in counted.names
+    assert "scaled_dot_product_attention" not in counted.names
+    assert {"linear", "softmax"} <= set(counted.names)
+
+
+@pytest.mark.parametrize("model", [tiny_vit(), tiny_cnn()], ids=["vit", "cnn"])
+def test_whole_models_agree(model):
+    """Every combination of forms: float32 to rounding, bfloat16 to its eight bits."""
+    pixels = torch.rand(2, 3, *model.preprocessing.size)
+    expected = model.module(model.preprocess(pixels)).detach()
+    choices = itertools.product(("fused", "products"), ("convolution", "linear"), ("float32", "bfloat16"))
+    for attention, patches, products in choices:
+        with Lean(Forms(attention, patches, products)):
+            found = model.module(model.preprocess(pixels)).detach().float()
+        error = (found - expected).norm() / expected.norm()
+        assert error < (1e-5 if products == "float32" else 0.03), (attention, patches, products)
+        assert (products == "float32") == (error < 1e-5)
+    assert torch.equal(model.module(model.preprocess(pixels)), expected)
+
+
+def test_the_stream_stays_in_float32():
+    """Only products are narrow: what leaves a block is the sum in the model's own type."""
+    model = tiny_vit()
+    seen = {}
+
+    def on_read(site, activations):
+        seen[site.name] = activations.dtype
+
+    with tap(model, [model.sites.named("blocks.1")], on_read=on_read) as run, Lean(NARROW):
+        run(torch.rand(1, 3, *model.preprocessing.size))
+    assert seen == {"blocks.1": torch.float32}
+
+
+def test_sites_inside_functions_are_still_read():
+    """Attention weights are recomputed from what the fused call is given, also where it is answered by us."""
+    model = tiny_vit()
+    site = model.sites.named("blocks.1.attn.pattern")
+    assert site.recomputed
+    pixels, seen = torch.rand(2, 3, *model.preprocessing.size), []
+    for forms in (AS_WRITTEN, PRODUCTS, NARROW):
+        with tap(model, [site], on_read=lambda _, acts: seen.append(acts.float())) as run, Lean(forms):
+            run(pixels)
+    torch.testing.assert_close(seen[1], seen[0], atol=1e-6, rtol=1e-5)
+    assert (seen[2] - seen[0]).abs().max() < 0.02
+
+
+def test_weights_are_cast_once_and_left_alone():
+    layer = nn.Linear(4, 3)
+    before = {name: weight.clone() for name, weight in layer.named_parameters()}
+    lean, x = Lean(NARROW), torch.randn(2, 4)
+    results = []
+    for _ in range(2):
+        with lean:
+            results.append(layer(x))
+    assert torch.equal(*results)
+    assert results[0].dtype == torch.bfloat16
+    assert lean.narrow(layer.weight) is lean.narrow(layer.weight)
+    assert all(torch.equal(weight, before[name]) for name, weight in layer.named_parameters())
+    assert layer(x).dtype == torch.float32
+
+
+def test_numbers_that_are_not_floats_are_not_narrowed():
+    count = torch.arange(3)
+    assert Lean(NARROW).narrow(count) is count
+
+
+def test_objectives_read_narrow_activations_in_float32():
+    model = tiny_vit()
+    objective, scores = unit("blocks.1.ffn:3").bind(model), []
+
+    def on_read(site, activations):
+        scores.append(objective.read(site, activations))
+
+    with tap(model, objective.sites, on_read=on_read) as run, Lean(NARROW):
+        run(torch.rand(2, 3, *model.preprocessing.size))
+    assert scores[0].dtype == torch.float32
