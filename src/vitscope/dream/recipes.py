@@ -108,13 +108,13 @@ VITSCOPE = Recipe(
     year=2026,
     citation="vitscope, docs/recipes.md",  # every choice below was measured there
     canvas=FourierCanvas(),  # in pixels the same steps reach less, and look noisier
-    warm_up=0.1,  # of 192 units none stays dead
+    warm_up=0.1,  # of 55 units none stays dead
     steps=200,
     copies=4,
     numbers="even",
     optimiser="adam",
     learning_rate=0.1,
-    betas=(0.3, 0.95),  # momentum lags behind: 0.9 loses a quarter
+    betas=(0.3, 0.95),  # momentum lags behind: 0.9 loses a fifth
     schedule="held",
     augmentations=(
         ColourShift(offset=0.7, spread=0.7, form="code"),
