@@ -173,3 +173,36 @@ def test_objectives_read_narrow_activations_in_float32():
     with tap(model, objective.sites, on_read=on_read) as run, Lean(NARROW):
         run(torch.rand(2, 3, *model.preprocessing.size))
     assert scores[0].dtype == torch.float32
+
+
+def test_functions_may_be_called_by_names_and_in_other_words():
+    """torch's own names of arguments; products under their other names; operands in lists."""
+    x, weight, bias = tensors((2, 3, 4), (5, 4), (5,), dtype=torch.float32)
+    image, kernel = tensors((2, 3, 8, 8), (5, 3, 4, 4), dtype=torch.float32)
+    for call, expected in (
+        (lambda: F.linear(input=x, weight=weight, bias=bias), F.linear(x, weight, bias)),
+        (lambda: torch.bmm(input=x, mat2=x.mT), x @ x.mT),
+        (lambda: torch.matmul(x, other=x.mT), x @ x.mT),
+        (lambda: torch.einsum("bij,kj->bik", x, weight), x @ weight.T),
+        (lambda: torch.einsum("bij,kj->bik", [x, weight]), x @ weight.T),
+        (lambda: torch.baddbmm(x @ x.mT, x, x.mT, beta=0.5), 1.5 * x @ x.mT),
+        (lambda: F.conv2d(input=image, weight=kernel, stride=4), F.conv2d(image, kernel, stride=4)),
+    ):
+        with Lean(NARROW):
+            found = call()
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, atol=0.15, rtol=0.03)
+
+
+def test_layers_that_stay_wide_take_what_is_narrow():
+    """Between two narrow products: attention as one function of torch, other convolutions, norms."""
+    layers = [nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Conv1d(5, 5, 3, padding=1)]
+    first, x = nn.Linear(8, 8), torch.randn(2, 5, 8)
+    for layer in layers:
+        given = (lambda h: (h, h, h)) if isinstance(layer, nn.MultiheadAttention) else (lambda h: (h,))
+        expected = layer(*given(first(x)))
+        with Lean(NARROW):
+            found = layer(*given(first(x)))
+        found, expected = (each[0] if isinstance(each, tuple) else each for each in (found, expected))
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=0.03, rtol=0.05)

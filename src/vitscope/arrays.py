@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,3 +21,8 @@ Activations: TypeAlias = Float[Tensor, "image place unit"]
 
 Scores: TypeAlias = Float[Tensor, "image"]
 """One number an image, higher is better; nobody sums them before `dream/ascent.py`."""
+
+
+def widened(values: Tensor) -> Tensor:
+    """At least in float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -20,10 +20,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vitscope.arrays import widened
 from vitscope.tap import function_name
 
-NORMS = ("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm")
-"""Their weights have the model's type, and so must what they are given."""
+PRODUCTS = ("linear", "matmul", "einsum", "addmm", "baddbmm")
+"""Functions that are nothing but a matrix product: all their operands are narrowed."""
+
+WHOLE = (
+    *("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm"),
+    *("conv1d", "conv3d", "conv_transpose2d", "bilinear", "multi_head_attention_forward"),
+)
+"""Functions with weights that stay in the model's type, and so must what they are given."""
 
 
 @dataclass(frozen=True)
@@ -59,40 +66,33 @@ class Lean(TorchFunctionMode):
         self._table: dict[str, Callable[..., Tensor]] = {} if forms == AS_WRITTEN else self._answers()
 
     def _answers(self) -> dict[str, Callable[..., Tensor]]:
-        return {
-            "linear": self.linear,
-            "conv2d": self.conv2d,
-            "matmul": self.matmul,
-            "scaled_dot_product_attention": self.attention,
-        }
+        return {"conv2d": self.conv2d, "scaled_dot_product_attention": self.attention}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, function_name(function)
         if name in self._table:
             return self._table[name](*args, **kwargs)
-        if name in NORMS and self.forms.products != "float32":
-            return function(_widened(args[0]), *args[1:], **kwargs)
+        if self.forms.products != "float32" and name in (*PRODUCTS, *WHOLE):
+            changed = self.narrow if name in PRODUCTS else _widened
+            args, kwargs = _tensors(changed, args), _tensors(changed, kwargs)
         return function(*args, **kwargs)
 
     # forms
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """A matrix product, its operands narrowed."""
-        return F.linear(self.narrow(x), self.narrow(weight), None if bias is None else self.narrow(bias))
-
-    def matmul(self, one: Tensor, other: Tensor, **kwargs: Any) -> Tensor:
-        """Likewise."""
-        return torch.matmul(self.narrow(one), self.narrow(other), **kwargs)
-
     def conv2d(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+        self,
+        input: Tensor,  # torch's names, by which they may be given
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         """A convolution, or one matrix product where its patches tile the image."""
-        x, weight = self.narrow(x), self.narrow(weight)
+        image, weight = self.narrow(input), self.narrow(weight)
         bias = None if bias is None else self.narrow(bias)
-        if self.forms.patches == "linear" and _tiles(x, weight, *args, **kwargs):
-            return _patches_as_linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, *args, **kwargs)
+        if self.forms.patches == "linear" and _tiles(image, weight, *args, **kwargs):
+            return _patches_as_linear(image, weight, bias)
+        return F.conv2d(image, weight, bias, *args, **kwargs)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Attention, fused or as products; with dropout or grouped heads always fused."""
@@ -117,8 +117,19 @@ class Lean(TorchFunctionMode):
         return self._cast[id(tensor)][1]
 
 
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _tensors(change: Callable[[Tensor], Tensor], given: Any) -> Any:
+    """Arguments of a function with their tensors changed, those in lists too."""
+    if isinstance(given, Tensor):
+        return change(given)
+    if isinstance(given, (tuple, list)):
+        return [_tensors(change, each) for each in given]
+    if isinstance(given, dict):
+        return {name: _tensors(change, each) for name, each in given.items()}
+    return given
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return widened(tensor) if tensor.is_floating_point() else tensor
 
 
 def _attention_as_products(

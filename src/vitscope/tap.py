@@ -198,7 +198,6 @@ OPERATORS = {
     "true_divide": "div",
     "multiply": "mul",
     "subtract": "sub",
-    "rmatmul": "matmul",
     "bmm": "matmul",
     "mm": "matmul",
     "rpow": "pow",

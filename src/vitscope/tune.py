@@ -40,8 +40,8 @@ Shapes = tuple[tuple[int, ...], ...]
 def tune(model: VisionModel, sites: Sequence[Site], pixels: Pixels) -> Forms:
     """The fastest forms of a pass up to these sites, forward and backward, on the model's device.
 
-    bfloat16 is offered for speed alone: whether its gradient is good enough is for the caller to check.
-    A model that is not float32 is left as it is.
+    bfloat16 is offered for speed alone: whether a whole pass runs in it, and whether its gradient is good
+    enough, is for the caller to check. A model that is not float32 is left as it is.
 
     Args:
         model: the model.
@@ -128,18 +128,20 @@ def _listen(model: VisionModel, sites: Sequence[Site], pixels: Pixels) -> dict[s
     return heard
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
-    return _Call(F.linear, _shapes(x, weight, bias))
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
+    return _Call(F.linear, _shapes(input, weight, bias))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> _Call:
     return _Call(F.scaled_dot_product_attention, _shapes(query, key, value), 3)
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> _Call:
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> _Call:
     named = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
     settings = ((name, tuple(to) if isinstance(to, list) else to) for name, to in sorted(named.items()))
-    return _Call(F.conv2d, _shapes(x, weight, bias), 1, tuple(settings))
+    return _Call(F.conv2d, _shapes(input, weight, bias), 1, tuple(settings))
 
 
 def _shapes(*tensors: Tensor | None) -> Shapes:

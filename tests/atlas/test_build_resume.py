@@ -9,7 +9,7 @@ import time
 import pytest
 from tests.atlas.conftest import QUICK, SETTINGS, SITE, model, opened, record, rewrite, tree
 
-from vitscope.atlas import commit
+from vitscope.atlas import commit, work
 from vitscope.atlas.build import build
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.store import Store
@@ -51,10 +51,22 @@ def test_fault_063_interrupted_at_any_write_it_resumes_to_the_same_bytes(finishe
         assert tree(tmp_path / str(stop)) == expected, f"interrupted at write {stop}"
 
 
+def test_a_finished_build_measures_nothing_and_a_resumed_one_no_forms(again, monkeypatch):
+    """How passes are computed was agreed when the first dream was made."""
+    monkeypatch.setattr(work, "tuned_for", lambda *_: pytest.fail("forms were measured again"))
+    told = []
+    build(model(), opened(again / "photos"), out=again / "tiny.atlas", on_plan=told.append, **SETTINGS)
+    assert told == []
+    Store.open(again / "tiny.atlas").leaf_file(SITE, 0, "ok").unlink()
+    build(model(), opened(again / "photos"), out=again / "tiny.atlas", on_plan=told.append, **SETTINGS)
+    assert len(told) == 1
+
+
 def test_fault_057_other_settings_are_refused(again):
     for change, line in (
         ({"k": 4}, "k: 3 there, 4 asked"),
         ({"seed": 1}, "dreams.seed: 0 there, 1 asked"),
+        ({"seeds": 2}, "dreams.seeds: 1 there, 2 asked"),
         ({"recipe": QUICK.replace(steps=3)}, "dreams.recipe.steps: 2 there, 3 asked"),
         ({"sites": "blocks.*.ffn"}, "sites.blocks.0.ffn.units: absent there, 96 asked"),
     ):

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,9 +15,11 @@ from vitscope.dream.canvases import PixelCanvas
 from vitscope.dream.objectives import logit, unit
 from vitscope.dream.optimize import optimize
 from vitscope.dream.penalties import TotalVariation
+from vitscope.dream.plan import Plan
 from vitscope.dream.recipe import Recipe
 from vitscope.dream.result import Dream
 from vitscope.errors import BadValue, NotWritable, UnknownAddress
+from vitscope.lean import AS_WRITTEN
 from vitscope.models import load
 from vitscope.provenance import explain
 from vitscope.tap import read
@@ -358,3 +361,36 @@ def test_the_warm_up_climbs_what_lies_before_the_activation():
     scores = before.read(before.sites[0], found["blocks.1.mlp.fc1"])
     assert torch.allclose(scores, found["blocks.1.mlp.fc1"][:, 1:, 3].mean(dim=1))
     assert unit("blocks.1:3").bind(model).before(model) == unit("blocks.1:3").bind(model)
+
+
+SEEDED, PLAN = SHORT.replace(steps=3), Plan(AS_WRITTEN, 8, 2, 1.0)
+
+
+def test_of_several_seeds_the_most_robust_is_kept():
+    model, names = tiny_vit(), ["blocks.0.ffn:1", "blocks.1.ffn:2"]
+    objectives, steps = [unit(name) for name in names], []
+    kept = optimize(
+        model,
+        objectives,
+        recipe=SEEDED,
+        seed=3,
+        seeds=3,
+        plan=PLAN,
+        on_step=lambda done, total: steps.append((done, total)),
+    )
+    tries = [optimize(model, objectives, recipe=SEEDED, seed=seed, plan=PLAN) for seed in (3, 4, 5)]
+    for dream, tried in zip(kept, zip(*tries, strict=True), strict=True):
+        scores = [each.trust["robust"] for each in tried]
+        best = tried[scores.index(max(scores))]
+        assert torch.equal(dream.pixels, best.pixels)
+        assert dream.seed == best.seed
+        assert dream.trust["seeds"] == 3
+        expected = np.std(scores, ddof=1) / np.mean(scores) if np.mean(scores) > 0 else None
+        assert dream.trust["spread"] == (expected if expected is None else pytest.approx(expected, rel=1e-5))
+    assert steps[-1] == (2 * 3 * SEEDED.steps,) * 2
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_at_least_one_seed(seeds):
+    with pytest.raises(BadValue, match=f"seeds must be at least 1, not {seeds}"):
+        optimize(tiny_vit(), [unit("blocks.0.ffn:1")], recipe=SHORT, seeds=seeds)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitscope.dream.augment import Views
-from vitscope.dream.penalties import TotalVariation, total_variation
+from vitscope.dream.penalties import TotalVariation, roughness, total_variation
 
 
 def naive(images: torch.Tensor) -> list[float]:
@@ -25,6 +25,35 @@ def naive(images: torch.Tensor) -> list[float]:
                 total += math.sqrt(sum(squares)) / len(image)
         values.append(total)
     return values
+
+
+def naive_slope(images: torch.Tensor) -> torch.Tensor:
+    """By torch's own derivatives, in float64."""
+    x = images.double().requires_grad_()
+    rows, columns = x.shape[-2:]
+    total = x.new_zeros(())
+    for down, right in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        here = x[..., : rows - down, max(0, -right) : columns - max(0, right)]
+        there = x[..., down:, max(0, right) : columns + min(0, right)]
+        total = total + (there - here).square().sum(dim=(-2, -1)).sqrt().sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+def test_its_slope_is_that_of_the_definition():
+    images = torch.rand(2, 3, 6, 9).requires_grad_()
+    (found,) = torch.autograd.grad(roughness(images).sum(), images)
+    torch.testing.assert_close(found.double(), naive_slope(images.detach()), atol=1e-6, rtol=1e-5)
+    weights = torch.rand(2, 3)
+    (weighed,) = torch.autograd.grad((roughness(images) * weights).sum(), images)
+    torch.testing.assert_close(weighed, found * weights[..., None, None])
+    wide = images.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(roughness, wide)
+
+
+def test_a_flat_image_has_no_slope():
+    flat = torch.full((1, 3, 5, 5), 0.3).requires_grad_()
+    (found,) = torch.autograd.grad(roughness(flat).sum(), flat)
+    assert torch.equal(found, torch.zeros_like(found))
 
 
 def test_it_equals_the_loop():

@@ -1,16 +1,19 @@
 """The plan: measured once, the same afterwards, and its figures add up."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from vitscope.dream import plan as planning
 from vitscope.dream.objectives import unit
 from vitscope.dream.optimize import optimize
-from vitscope.dream.plan import Plan, plan_dreams
+from vitscope.dream.plan import Plan, Tuned, plan_dreams
 from vitscope.dream.recipes import GHIASI_2022
 from vitscope.lean import AS_WRITTEN, Forms
+from vitscope.models import load
 from vitscope.testing import tiny_vit
 
 SHORT = GHIASI_2022.replace(steps=10, copies=4)
@@ -69,6 +72,38 @@ def test_forms_are_measured_once_a_process(monkeypatch):
     assert {plan.forms for plan in plans} == {NARROW}
     plan_dreams(model, bound(model, "blocks.2.ffn:1"), recipe=SHORT)
     assert len(measured) == 2
+
+
+class Mixed(nn.Module):
+    """Writes a narrow product into a wide tensor in a way that torch refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x.flatten(1)[:, :8])
+        return torch.dot(h[0], torch.ones(8)).expand(len(x), 1) + h
+
+
+def test_a_model_that_does_not_run_in_bfloat16_falls_back_aloud(monkeypatch):
+    model = load(Mixed(), sample=(8, 8), device="cpu")
+    site = next(site.name for site in model.sites if site.units == 8)
+    monkeypatch.setattr(planning, "tune", lambda *_: NARROW)
+    plan = plan_dreams(model, bound(model, f"{site}:1"), recipe=SHORT)
+    assert plan.forms == replace(NARROW, products="float32")
+    assert "does not run in bfloat16: " in plan.note
+    assert plan.sentence(3).endswith(plan.note)
+    whole = plan_dreams(tiny_vit(), bound(tiny_vit(), "blocks.1.ffn:1"), recipe=SHORT)
+    assert (whole.forms, whole.note) == (NARROW, "")
+
+
+def test_forms_that_are_given_are_not_measured(monkeypatch):
+    model = tiny_vit()
+    monkeypatch.setattr(planning, "tune", lambda *_: pytest.fail("measured"))
+    given = Tuned(Forms("products"), "told before")
+    plan = plan_dreams(model, bound(model, "blocks.1.ffn:1"), recipe=SHORT, tuned=given)
+    assert (plan.forms, plan.note) == (given.forms, given.note)
 
 
 def test_the_plan_is_told_before_the_first_step():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitscope.dream.trust import against_natural, high_frequency, picture_facts, spread, status
+from vitscope.dream.trust import against_natural, high_frequency, picture_facts, spread, status, verdict
 
 
 def naive_share(pixels: torch.Tensor) -> float:
@@ -73,3 +73,20 @@ def test_against_natural_images():
     assert against_natural(0.5, best, images=1000)["natural_percentile"] is None
     assert against_natural(0.5, best, images=3)["natural_percentile"] == 0
     assert against_natural(0.5, [-0.1], images=1000)["natural_ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("natural", "after"),
+    [
+        ({"natural_percentile": 100.0}, "ok"),
+        ({"natural_percentile": 99.9}, "weak"),
+        ({"natural_percentile": None}, "weak"),
+        ({"natural_percentile": 100.0, "natural_robust": 0.4}, "ok"),
+        ({"natural_percentile": 100.0, "natural_robust": 0.5}, "weak"),
+        ({}, "ok"),
+    ],
+)
+def test_the_verdict_once_natural_images_are_known(natural, after):
+    assert verdict({"status": "ok", "robust": 0.5, **natural}) == after
+    assert verdict({"status": "dead", "robust": 0.5, **natural}) == "dead"
+    assert verdict({"status": "diverged", "robust": None, **natural}) == "diverged"

@@ -72,6 +72,7 @@ def build(
     k: int = 9,
     recipe: Recipe | None = None,
     seed: int = 0,
+    seeds: int = 1,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     engine: Engine | None = None,
@@ -92,6 +93,7 @@ def build(
         k: exemplars a unit and ranking.
         recipe: how to dream; needed where `dreams` is not 0.
         seed: of the dreams, and of the choice of units.
+        seeds: how many seeds to try for every dream, from `seed` on; the most robust is kept.
         batch_size: images a forward pass, and units a group of dreams; a group is committed as a whole.
         shard_size: images a shard; a shard is committed as a whole.
         engine: runs shards and groups of dreams; in this process where none is given.
@@ -108,24 +110,15 @@ def build(
     """
     begun = time.time()
     check_writable(Path(out))
-    _check_numbers(dreams, batch_size, shard_size, max_skip, recipe)
-    plan = {"count": dreams, "recipe": recipe.describe(), "seed": seed} if recipe and dreams else None
+    _check_numbers(dreams, batch_size, shard_size, max_skip)
+    plan = _dreams(dreams, recipe, seed, seeds)
     meters: tuple[Meter, ...] = (*(TopK(sites, k=k, rank=rank) for rank in RANKINGS), Moments(sites))
     manifest = _manifest(
         model, source, model.sites(sites), k=k, meters=meters, plan=plan, shard_size=shard_size
     )
     store = Store.prepare(out, manifest)
-    work = Work(
-        model,
-        source,
-        store,
-        meters,
-        recipe,
-        batch_size,
-        engine or LocalEngine(),
-        on_progress or _silent,
-        on_plan or (lambda _: None),
-    )
+    told = on_progress or _silent, on_plan or (lambda _: None)
+    work = Work(model, source, store, meters, recipe, batch_size, engine or LocalEngine(), *told)
     outcome = "interrupted"
     try:
         work.run(max_skip)
@@ -145,9 +138,7 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
     """Nobody wants to know."""
 
 
-def _check_numbers(
-    dreams: int | str, batch_size: int, shard_size: int, max_skip: float, recipe: Recipe | None
-) -> None:
+def _check_numbers(dreams: int | str, batch_size: int, shard_size: int, max_skip: float) -> None:
     if dreams != "all" and (isinstance(dreams, str) or dreams < 0):
         raise BadValue(f"dreams is a number of units a site, or 'all', not {dreams!r}")
     if batch_size < 1 or shard_size < 1 or not 0 <= max_skip <= 1:
@@ -155,8 +146,16 @@ def _check_numbers(
             "batch_size and shard_size must be at least 1 and max_skip between 0 and 1, "
             f"not {batch_size}, {shard_size} and {max_skip}"
         )
-    if dreams != 0 and recipe is None:
-        raise BadValue(f"dreams={dreams!r} needs a recipe, such as vitscope.dream.recipes.GHIASI_2022")
+
+
+def _dreams(count: int | str, recipe: Recipe | None, seed: int, seeds: int) -> dict[str, Any] | None:
+    if count == 0:
+        return None
+    if recipe is None:
+        raise BadValue(f"dreams={count!r} needs a recipe, such as vitscope.dream.recipes.GHIASI_2022")
+    if seeds < 1:
+        raise BadValue(f"seeds must be at least 1, not {seeds}")
+    return {"count": count, "recipe": recipe.describe(), "seed": seed, "seeds": seeds}
 
 
 def _manifest(

@@ -61,7 +61,7 @@ class Manifest:
         k: exemplars a unit and ranking.
         meters: the meters of its scan, as their `repr`.
         histogram_edges: lower edge of the first bin to upper edge of the last; two open bins lie outside.
-        dreams: {"count": units a site or "all", "recipe": ..., "seed": ...}, or None.
+        dreams: {"count": units a site or "all", "recipe": ..., "seed": ..., "seeds": ...}, or None.
         shard_size: images a shard.
         images: entries of the source, readable or not.
     """

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from einops import rearrange
@@ -14,6 +13,7 @@ from vitscope.address import Address
 from vitscope.atlas.leaf import webp
 from vitscope.atlas.store import Store, write_arrays
 from vitscope.data.source import ImageSource, Shard
+from vitscope.dream.natural import Natural, beside_natural
 from vitscope.dream.objectives import unit as unit_objective
 from vitscope.dream.optimize import optimize
 from vitscope.dream.plan import Plan
@@ -75,17 +75,20 @@ class DreamTask:
     store: Store
     recipe: Recipe
     seed: int
+    seeds: int
     plan: Plan
-    natural: Callable[[str, int, float], Mapping[str, float | None]]
+    natural: Callable[[str, int], Natural]
 
     def __call__(self, group: DreamGroup) -> None:
         """Dream and commit."""
         objectives = [unit_objective(Address(group.site, unit)) for unit in group.units]
-        made = optimize(self.model, objectives, recipe=self.recipe, seed=self.seed, plan=self.plan)
+        made = optimize(
+            self.model, objectives, recipe=self.recipe, seed=self.seed, seeds=self.seeds, plan=self.plan
+        )
         for unit, dream in zip(group.units, made, strict=True):
             picture = np.frombuffer(_picture(dream), np.uint8)
-            natural = {} if dream.score is None else self.natural(group.site, unit, dream.score)
-            facts = {"dream": _facts(dream, judged(dream.trust, natural))}
+            trusted = beside_natural(self.model, dream, self.natural(group.site, unit), recipe=self.recipe)
+            facts = {"dream": _facts(trusted)}
             write_arrays(self.store.dream_file(group.site, unit), {"webp": picture}, facts=facts)
 
 
@@ -94,16 +97,9 @@ def _picture(dream: Dream) -> bytes:
     return webp(rearrange(levels, "rgb row column -> row column rgb"), quality=DREAM_QUALITY)
 
 
-def judged(trust: Mapping[str, Any], natural: Mapping[str, float | None]) -> dict[str, Any]:
-    """The trust in a dream, once natural images are known: "weak" where the best of them excites its unit
-    more."""
-    beaten = natural.get("natural_percentile", 100) != 100
-    status = "weak" if trust["status"] == "ok" and beaten else trust["status"]
-    return {**trust, **natural, "status": status}
-
-
-def _facts(dream: Dream, trust: Mapping[str, Any]) -> str:
+def _facts(dream: Dream) -> str:
     """The columns of a dream, but for where it lies in the pack."""
+    trust = dream.trust
     facts = {
         "recipe": dream.recipe,
         "seed": dream.seed,

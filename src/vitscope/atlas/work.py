@@ -10,6 +10,7 @@ from typing import Any
 
 from vitscope.address import Address
 from vitscope.atlas.commit import claimed
+from vitscope.atlas.compare import NaturalImages
 from vitscope.atlas.leaf import ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes
 from vitscope.atlas.manifest import SiteLayout
 from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, exemplar_rows, pack, unit_row
@@ -18,12 +19,11 @@ from vitscope.atlas.tasks import DreamGroup, DreamTask, ScanTask, ShardName
 from vitscope.atlas.thumbnails import make_thumbnails
 from vitscope.data.source import ImageSource, Shard, Skipped
 from vitscope.dream.objectives import unit as unit_objective
-from vitscope.dream.plan import Plan, plan_dreams
+from vitscope.dream.plan import Tuned, plan_dreams, tuned_for
 from vitscope.dream.recipe import Recipe
-from vitscope.dream.trust import against_natural
 from vitscope.engine.engine import Engine
 from vitscope.errors import AtlasError, SourceError
-from vitscope.lean import AS_WRITTEN, Forms
+from vitscope.lean import Forms
 from vitscope.meters.meter import Meter
 from vitscope.models.vision_model import VisionModel
 from vitscope.scan import Part, check_skipped, merge_parts
@@ -220,30 +220,30 @@ class Work:
         groups = [group for site, units in plans.items() for group in self.groups(site, units)]
         todo = [group for group in groups if not self.dreamt(group)]
         self.dreams = total - sum(len(group.units) for group in todo)
-        task = self.dream_task(self.recipe, todo, left=total - self.dreams)
         self.on_progress("dreams", self.dreams, total)
-        for group in self.shared(task, todo, self.dreamt):
-            self.dreams += len(group.units)
-            self.on_progress("dreams", self.dreams, total)
-            self.commit_leaves_of(group)
+        if todo:
+            task = self.dream_task(self.recipe, todo)
+            for group in self.shared(task, todo, self.dreamt):
+                self.dreams += len(group.units)
+                self.on_progress("dreams", self.dreams, total)
+                self.commit_leaves_of(group)
         self.dreams = total
         self.commit_leaves()
 
-    def dream_task(self, recipe: Recipe, todo: Sequence[DreamGroup], *, left: int) -> DreamTask:
+    def dream_task(self, recipe: Recipe, todo: Sequence[DreamGroup]) -> DreamTask:
         """What engines do, in the forms that all processes of this atlas agree on."""
-        objectives = [unit_objective(Address(group.site, group.units[0])).bind(self.model) for group in todo]
-        measured = plan_dreams(self.model, objectives, recipe=recipe) if todo else Plan(AS_WRITTEN, 1, 1, 1.0)
-        agreed = self.store.agreed("dreams.json", lambda: {"forms": asdict(measured.forms)})
-        plan = replace(measured, forms=Forms(**agreed["forms"]), units=self.batch_size)
-        if todo:
-            self.on_plan(plan.sentence(left))
-        seed = (self.store.manifest.dreams or {})["seed"]
-        return DreamTask(self.model, self.store, recipe, seed, plan, self.natural)
-
-    def natural(self, site: str, unit: int, score: float) -> dict[str, float | None]:
-        """How a score compares with the natural images of the scan."""
-        best = [exemplar.value for exemplar in self.found["topk_mean"][site].of(unit)]
-        return against_natural(score, best, images=len(self.part.images)) if best else {}
+        told = self.store.manifest.dreams or {}
+        seed, seeds = told["seed"], told["seeds"]
+        addresses = [Address(group.site, unit) for group in todo for unit in group.units]
+        objectives = [unit_objective(address).bind(self.model) for address in addresses]
+        agreed = self.store.agreed("dreams.json", lambda: asdict(tuned_for(self.model, objectives)))
+        tuned = Tuned(Forms(**agreed["forms"]), agreed["note"])
+        plan = plan_dreams(self.model, objectives, recipe=recipe, tuned=tuned)
+        plan = replace(plan, units=self.batch_size, seconds=plan.seconds * seeds)
+        self.on_plan(plan.sentence(len(addresses)))
+        paths = {image: path for image, (path, _) in self.images.items()}
+        natural = NaturalImages(self.source, self.model.preprocessing, self.found["topk_mean"], paths)
+        return DreamTask(self.model, self.store, recipe, seed, seeds, plan, natural.of)
 
     def groups(self, site: SiteLayout, units: Sequence[int]) -> Iterator[DreamGroup]:
         """The chosen units of a site, in groups of `batch_size`."""

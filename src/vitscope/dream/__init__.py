@@ -70,6 +70,7 @@ def dream(  # type: ignore[overload-overlap]  # of objectives, the diverse ones 
     *,
     recipe: str | Recipe = ...,
     seed: int = ...,
+    seeds: int = ...,
     batch_size: int | None = ...,
     plan: Plan | None = ...,
     on_plan: OnPlan | None = ...,
@@ -82,6 +83,7 @@ def dream(  # type: ignore[overload-overlap]  # a str is a sequence of str
     *,
     recipe: str | Recipe = ...,
     seed: int = ...,
+    seeds: int = ...,
     batch_size: int | None = ...,
     plan: Plan | None = ...,
     on_plan: OnPlan | None = ...,
@@ -94,6 +96,7 @@ def dream(
     *,
     recipe: str | Recipe = ...,
     seed: int = ...,
+    seeds: int = ...,
     batch_size: int | None = ...,
     plan: Plan | None = ...,
     on_plan: OnPlan | None = ...,
@@ -105,6 +108,7 @@ def dream(
     *,
     recipe: str | Recipe = "vitscope",
     seed: int = 0,
+    seeds: int = 1,
     batch_size: int | None = None,
     plan: Plan | None = None,
     on_plan: OnPlan | None = None,
@@ -118,6 +122,8 @@ def dream(
         recipe: a paper's setting, by name or as a value, such as `GHIASI_2022.replace(steps=64)`.
         seed: fixes, with the address, all random numbers; a dream does not depend on what else is in the
             list.
+        seeds: how many seeds to try, from `seed` on; the most robust dream is kept, and its trust tells the
+            spread over all. Each costs a whole dream.
         batch_size: units per batch; None chooses by device.
         plan: how passes are computed; measured where none is given.
         on_plan: told how passes are computed, and how long that should take.
@@ -144,6 +150,7 @@ def dream(
         objectives,
         recipe=setting,
         seed=seed,
+        seeds=seeds,
         batch_size=batch_size,
         plan=plan,
         on_plan=on_plan,

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 
 import torch
@@ -205,9 +205,7 @@ class Ascent:
             held = parameters[part].requires_grad_()
             pixels = recipe.canvas.to_pixels(held, self.canvas_size)
             scores, prices = self.score_pixels(pixels, part, moment, self._numbers(part, step), score, lean)
-            toll = _slope_of(
-                prices, pixels
-            )  # first: what is cheap is kept for what is dear, not the other way
+            toll = _slope_of(prices, pixels)  # first, so that its small graph is kept and not the model's
             (rise,) = torch.autograd.grad(scores.mean(dim=1).sum(), pixels)
             fall = toll - rise  # the one line where the sign flips
             (slope,) = torch.autograd.grad(pixels, held, fall)
@@ -218,19 +216,6 @@ class Ascent:
             torch.cat([each.pixels for each in found]),
         )
 
-    def score_views(
-        self,
-        parameters: Tensor,
-        units: Sequence[int],
-        moment: Moment,
-        sources: Sequence[Numbers],
-        score: Score,
-        lean: Lean,
-    ) -> tuple[Float[Tensor, "unit copy"], Float[Tensor, "unit copy"]]:
-        """Score and price of augmented copies of some units' canvases, drawn from these sources."""
-        pixels = self.recipe.canvas.to_pixels(parameters, self.canvas_size)
-        return self.score_pixels(pixels, units, moment, sources, score, lean)
-
     def score_pixels(
         self,
         pixels: Pixels,
@@ -240,7 +225,7 @@ class Ascent:
         score: Score,
         lean: Lean,
     ) -> tuple[Float[Tensor, "unit copy"], Float[Tensor, "unit copy"]]:
-        """The same, from the images that the canvases show."""
+        """Score and price of augmented copies of what some units' canvases show, drawn from these sources."""
         beside = self._beside(units, moment, sources)
         views = self._views(pixels, moment, sources)
         owners = [owner for owner, _ in groupby(self.owners[unit] for unit in units)]
@@ -318,5 +303,6 @@ def _is_check(step: int) -> bool:
 
 
 def _optimiser(recipe: Recipe, parameters: Tensor) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.NAdam
-    return kind([parameters], lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)
+    fused = parameters.device.type in ("cpu", "cuda")
+    adam = partial(torch.optim.Adam, fused=fused) if recipe.optimiser == "adam" else torch.optim.NAdam
+    return adam([parameters], lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.address import Address
-from vitscope.arrays import Activations, Scores
+from vitscope.arrays import Activations, Scores, widened
 from vitscope.dream.objectives import Objective, without_unit
-from vitscope.dream.readouts import Reading, on_grid, widened
+from vitscope.dream.readouts import Reading, on_grid
 from vitscope.errors import BadAddress, BadValue
 from vitscope.models.vision_model import VisionModel
 

@@ -14,9 +14,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitscope.address import Address
-from vitscope.arrays import Activations, Scores
+from vitscope.arrays import Activations, Scores, widened
 from vitscope.dream.objectives import Objective, of, without_unit
-from vitscope.dream.readouts import Mean, Reading, read_places, widened
+from vitscope.dream.readouts import Mean, Reading, read_places
 from vitscope.dream.regions import places_of
 from vitscope.errors import BadValue, UnknownAddress, UnknownSite, suggestion
 from vitscope.models.vision_model import Keys, Site, VisionModel

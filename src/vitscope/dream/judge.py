@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from vitscope.dream.augment import Moment, whole
 from vitscope.dream.numbers import generator
 from vitscope.dream.result import Dream
 from vitscope.dream.scoring import Score, scoring
-from vitscope.dream.trust import picture_facts, status
+from vitscope.dream.trust import picture_facts, spread, status
 from vitscope.lean import Lean
 from vitscope.provenance import Provenance
 
@@ -36,7 +36,7 @@ def _dreams(ascent: Ascent, climb: Climb, score: Score, retried: bool) -> Iterat
     for unit, objective in enumerate(ascent.objectives):
         before, after = (_pixels(ascent, held, unit) for held in (climb.begun, climb.parameters))
         start, clean = (_clean(ascent, pixels, unit, score) for pixels in (before, after))
-        robust = _robust(ascent, climb, unit, score)
+        robust = robust_score(ascent, after, unit, score)
         path = climb.trace[:, unit].cpu()
         verdict = status(path[ascent.recipe.warm_steps :], start=start, clean=clean, robust=robust)
         finite = bool(verdict != "diverged" and path.isfinite().all() and after.isfinite().all())
@@ -69,14 +69,29 @@ def _clean(ascent: Ascent, pixels: Tensor, unit: int, score: Score) -> float:
     return score(whole(pixels, ascent.model.preprocessing.size), [unit], Lean()).item()
 
 
-def _robust(ascent: Ascent, climb: Climb, unit: int, score: Score) -> float:
-    """The mean score over fresh augmentations, drawn as half-way through the recipe."""
+def robust_score(ascent: Ascent, pixels: Float[Tensor, "1 rgb row column"], unit: int, score: Score) -> float:
+    """The mean score of what a canvas shows over fresh augmentations, drawn as half-way through the recipe.
+
+    They are the same ones for every picture of a unit.
+    """
     recipe = ascent.recipe
     moment = Moment(recipe.steps // 2, recipe.steps, FRESH_COPIES, ascent.model.preprocessing.size)
-    parameters = climb.parameters.detach()[unit : unit + 1]
     sources = [generator(ascent.seed, ascent.objectives[unit].text, step=FRESH)]
-    scores, _ = ascent.score_views(parameters, [unit], moment, sources, score, Lean())
+    scores, _ = ascent.score_pixels(pixels, [unit], moment, sources, score, Lean())
     return scores.mean().item()
+
+
+def most_robust(tried: Sequence[Dream]) -> Dream:
+    """Of dreams of one objective from several seeds the most robust.
+
+    Its trust tells of all: how many `seeds`, and the `spread` of their robust scores, without those that
+    diverged.
+    """
+    scores = {index: dream.trust["robust"] for index, dream in enumerate(tried)}
+    known = {index: robust for index, robust in scores.items() if robust is not None}
+    best = tried[max(known, key=known.__getitem__)] if known else tried[0]
+    facts = {"seeds": len(tried), "spread": spread(list(known.values()))}
+    return dataclasses.replace(best, trust={**best.trust, **facts})
 
 
 def _origin(ascent: Ascent) -> Provenance:

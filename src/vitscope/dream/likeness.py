@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from vitscope.address import Address
-from vitscope.arrays import Activations, Scores
+from vitscope.arrays import Activations, Scores, widened
 from vitscope.dream.objectives import Objective, of, without_unit
 from vitscope.dream.pictures import ImageLike, Picture, picture
-from vitscope.dream.readouts import Reading, on_grid, widened
+from vitscope.dream.readouts import Reading, on_grid
 from vitscope.errors import BadAddress, BadValue
 from vitscope.models.vision_model import VisionModel
 from vitscope.tap import read

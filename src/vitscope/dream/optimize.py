@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.dream.ascent import Ascent
-from vitscope.dream.judge import judged
+from vitscope.dream.judge import judged, most_robust
 from vitscope.dream.objectives import BoundObjective, Objective
 from vitscope.dream.plan import Plan, plan_dreams
 from vitscope.dream.recipe import Recipe
@@ -30,6 +30,7 @@ def optimize(
     *,
     recipe: Recipe,
     seed: int = 0,
+    seeds: int = 1,
     batch_size: int | None = None,
     plan: Plan | None = None,
     on_plan: OnPlan | None = None,
@@ -45,6 +46,8 @@ def optimize(
         objectives: what to maximise, one dream each.
         recipe: every setting.
         seed: with the objective's text it fixes all random numbers.
+        seeds: how many seeds to try, from `seed` on. The most robust dream is returned; its trust has the
+            `spread` of all.
         batch_size: objectives per batch; the result does not depend on it.
         plan: how passes are computed; measured where none is given.
         on_plan: told how passes are computed, and how long that should take.
@@ -53,33 +56,48 @@ def optimize(
     Raises:
         UnknownSite, UnknownAddress, UnknownName, BadValue: the model does not have what an objective reads.
     """
-    if batch_size is not None and batch_size < 1:
-        raise BadValue(f"batch_size must be at least 1, not {batch_size}")
+    for name, number in (("batch_size", batch_size), ("seeds", seeds)):
+        if number is not None and number < 1:
+            raise BadValue(f"{name} must be at least 1, not {number}")
     bound = [objective.bind(model) for objective in objectives]
     if not bound:
         return []
     canvases = [canvas for objective in bound for canvas in objective.apart]
     plan = plan or plan_dreams(model, canvases, recipe=recipe)
     if on_plan is not None:
-        on_plan(plan)
-    dreams: dict[int, list[Dream]] = {}
+        on_plan(replace(plan, seconds=plan.seconds * seeds))
     done = 0
 
     def tick(units: int) -> None:
         nonlocal done
         done += units
         if on_step is not None:
-            on_step(done, len(canvases) * recipe.steps)
+            on_step(done, len(canvases) * recipe.steps * seeds)
 
-    for indices in _batches(bound, batch_size or plan.units):
-        ascent = Ascent(model, [bound[i] for i in indices], recipe, seed, plan.forms, plan.images)
-        made = _made(ascent, tick)
-        for index, found in zip(indices, made, strict=True):
-            if any(dream.trust["status"] == "diverged" for dream in found):
-                retry = Ascent(model, [bound[index]], recipe, seed + 1, plan.forms, plan.images)
-                found = _made(retry, lambda _: None, retried=True)[0]
+    batches = list(_batches(bound, batch_size or plan.units))
+    tries = [_dreams(model, bound, batches, recipe, seed + n, plan, tick) for n in range(seeds)]
+    return [most_robust(tried) if seeds > 1 else tried[0] for tried in zip(*tries, strict=True)]
+
+
+def _dreams(
+    model: VisionModel,
+    objectives: Sequence[BoundObjective],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    seed: int,
+    plan: Plan,
+    tick: Callable[[int], None],
+) -> list[Dream]:
+    """With one seed; where numbers diverged with the next."""
+    dreams: dict[int, list[Dream]] = {}
+    for indices in batches:
+        ascent = Ascent(model, [objectives[i] for i in indices], recipe, seed, plan.forms, plan.images)
+        for index, found in zip(indices, _made(ascent, tick), strict=True):
             dreams[index] = found
-    return [dream for index in range(len(bound)) for dream in dreams[index]]
+            if any(dream.trust["status"] == "diverged" for dream in found):
+                again = replace(ascent, objectives=[objectives[index]], seed=seed + 1)
+                dreams[index] = _made(again, lambda _: None, retried=True)[0]
+    return [dream for index in range(len(objectives)) for dream in dreams[index]]
 
 
 def _made(ascent: Ascent, tick: Callable[[int], None], *, retried: bool = False) -> list[list[Dream]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,7 @@ from vitscope.dream.objectives import BoundObjective
 from vitscope.dream.recipe import Recipe
 from vitscope.dream.scoring import scoring
 from vitscope.lean import Forms, Lean
-from vitscope.models.vision_model import Site, VisionModel
+from vitscope.models.vision_model import VisionModel
 from vitscope.tune import tune
 
 UNITS_PER_BATCH = {"cpu": 32, "cuda": 256}
@@ -39,12 +39,14 @@ class Plan:
         images: in one pass, at most.
         units: in one batch.
         seconds: of one unit's dream, estimated from one pass; without augmentation and judgement.
+        note: why forms that are faster are not used; empty where they are.
     """
 
     forms: Forms
     images: int
     units: int
     seconds: float
+    note: str = ""
 
     @property
     def units_per_hour(self) -> float:
@@ -61,44 +63,76 @@ class Plan:
         finish = time.strftime("%H:%M", time.localtime(time.time() + units * self.seconds))
         return (
             f"{units} dreams, {self.units} a batch, {self.images} images a pass, {forms}: "
-            f"{self.units_per_hour:.0f} an hour, done about {finish}"
+            f"{self.units_per_hour:.0f} an hour, done about {finish}{self.note and '; ' + self.note}"
         )
 
 
-def plan_dreams(model: VisionModel, objectives: Sequence[BoundObjective], *, recipe: Recipe) -> Plan:
-    """Measure the forms of a pass, then how many images a pass should show.
+def plan_dreams(
+    model: VisionModel,
+    objectives: Sequence[BoundObjective],
+    *,
+    recipe: Recipe,
+    tuned: Tuned | None = None,
+) -> Plan:
+    """Measure how many images a pass should show.
 
-    The numbers of a dream depend on the forms, and on nothing else of the plan. They are measured once a
-    process for every model, device and set of sites.
+    The numbers of a dream depend on the forms, and on nothing else of the plan.
 
     Args:
         model: the model to dream with.
         objectives: what will be dreamt of; the deepest of them is timed.
         recipe: every setting; it says how many copies a step shows.
+        tuned: the forms of a pass; measured where none are given.
     """
-    deepest = max(objectives, key=lambda objective: _depth(model, objective.sites))
-    forms = _tuned(model, deepest.sites)
+    deepest = _deepest(model, objectives)
+    tuned = tuned or tuned_for(model, [deepest])
     wanted = recipe.copies * len(objectives)
-    images, seconds = _fastest(model, deepest, forms, recipe.copies, wanted)
+    images, seconds = _fastest(model, deepest, tuned.forms, recipe.copies, wanted)
     units = UNITS_PER_BATCH.get(model.device.type, UNITS_PER_BATCH["cpu"])
-    return Plan(forms, images, units, seconds * recipe.copies * recipe.steps)
+    return Plan(tuned.forms, images, units, seconds * recipe.copies * recipe.steps, tuned.note)
 
 
-def _tuned(model: VisionModel, sites: Sequence[Site]) -> Forms:
-    known = _FORMS.setdefault(model.module, {})
-    key = (str(model.device), str(model.dtype), tuple(site.name for site in sites))
+@dataclass(frozen=True)
+class Tuned:
+    """The forms of a pass, and why faster ones are not used, where they are not."""
+
+    forms: Forms
+    note: str = ""
+
+
+def tuned_for(model: VisionModel, objectives: Sequence[BoundObjective]) -> Tuned:
+    """The fastest forms in which a pass up to the deepest of some objectives runs.
+
+    They are measured once a process for every model, device and set of sites, so that a dream made again is
+    the same dream.
+    """
+    deepest = _deepest(model, objectives)
+    known = _TUNED.setdefault(model.module, {})
+    key = (str(model.device), str(model.dtype), tuple(site.name for site in deepest.sites))
     if key not in known:
-        known[key] = tune(model, sites, _noise(model, TUNED_ON))
+        known[key] = _running(model, deepest, tune(model, deepest.sites, _noise(model, TUNED_ON)))
     return known[key]
 
 
-_FORMS: WeakKeyDictionary[nn.Module, dict[Any, Forms]] = WeakKeyDictionary()
-"""What was measured in this process, so that a dream made again is the same dream."""
+_TUNED: WeakKeyDictionary[nn.Module, dict[Any, Tuned]] = WeakKeyDictionary()
 
 
-def _depth(model: VisionModel, sites: Sequence[Site]) -> int:
+def _running(model: VisionModel, objective: BoundObjective, forms: Forms) -> Tuned:
+    """These forms, or float32 where a whole pass fails in bfloat16: every product was timed by itself, but a
+    model may mix types where nobody widens them."""
+    if forms.products == "float32":
+        return Tuned(forms)
+    try:
+        _seconds(model, objective, forms, images=objective.canvases)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        return Tuned(replace(forms, products="float32"), f"{model.name} does not run in bfloat16: {reason}")
+    return Tuned(forms)
+
+
+def _deepest(model: VisionModel, objectives: Sequence[BoundObjective]) -> BoundObjective:
     order = {site.name: position for position, site in enumerate(model.sites)}
-    return max(order.get(site.name, len(order)) for site in sites)
+    return max(objectives, key=lambda each: max(order.get(site.name, len(order)) for site in each.sites))
 
 
 def _fastest(

@@ -6,12 +6,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.address import Address
-from vitscope.arrays import Activations, Scores
+from vitscope.arrays import Activations, Scores, widened
 from vitscope.dream.pictures import Picture
 from vitscope.dream.regions import places_of
 from vitscope.errors import BadValue, UnknownName, suggestion
@@ -175,11 +174,6 @@ def read_places(site: Site, address: Address, where: str | None) -> tuple[int, .
 def on_grid(site: Site, activations: Activations) -> Float[Tensor, "image read unit"]:
     """The places of the grid without prefix tokens, or all where there is no grid."""
     return activations[:, site.prefix_tokens :] if site.grid else activations
-
-
-def widened(values: Tensor) -> Tensor:
-    """At least in float32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _named(where: str | None) -> str:

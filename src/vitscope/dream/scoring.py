@@ -11,10 +11,10 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from vitscope.arrays import Activations, Pixels, Scores
+from vitscope.arrays import Activations, Pixels, Scores, widened
 from vitscope.dream.objectives import BoundObjective
 from vitscope.dream.pictures import Picture
-from vitscope.dream.readouts import Mean, widened
+from vitscope.dream.readouts import Mean
 from vitscope.lean import Lean
 from vitscope.models.vision_model import Site, VisionModel
 from vitscope.tap import tap

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -83,9 +84,22 @@ def against_natural(score: float, best: Sequence[float], *, images: int) -> dict
     }
 
 
+def verdict(trust: Mapping[str, Any]) -> str:
+    """The status once natural images are known.
+
+    "weak" instead of "ok" where the best of them excites the unit as much: as it is, or in its mean over the
+    same fresh augmentations.
+    """
+    if trust["status"] != "ok":
+        return str(trust["status"])
+    beaten = trust.get("natural_percentile", 100) != 100
+    shaken = trust.get("natural_robust", -math.inf) >= trust["robust"]
+    return "weak" if beaten or shaken else "ok"
+
+
 def spread(scores: Sequence[float]) -> float | None:
     """How much a score depends on the seed: the standard deviation of the seeds' scores (n - 1 in the
     denominator), relative to their mean; None for one seed, or where the mean is not above 0."""
     values = torch.tensor(scores, dtype=torch.float64)
-    mean = values.mean().item()
+    mean = values.mean().item() if scores else 0.0
     return values.std().item() / mean if len(scores) > 1 and mean > 0 else None
