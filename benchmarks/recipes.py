@@ -33,6 +33,7 @@ from vitscope.data.decode import stream
 from vitscope.data.source import ImageSource
 from vitscope.dream import recipe_named
 from vitscope.dream.augment import Moment, augment, whole
+from vitscope.dream.judge import FRESH, FRESH_COPIES
 from vitscope.dream.numbers import generator
 from vitscope.dream.objectives import unit
 from vitscope.dream.optimize import optimize
@@ -44,12 +45,6 @@ from vitscope.meters.topk import TopK
 from vitscope.models import load
 from vitscope.models.vision_model import VisionModel
 from vitscope.scan import scan
-
-COPIES = 32
-"""Augmentations under which a picture is robust or not."""
-
-FRESH = 1 << 40
-"""Their counter: beyond that of any step."""
 
 Row = dict[str, Any]
 
@@ -161,7 +156,7 @@ def dreamt(
 
 def scores(model: VisionModel, address: str, pixels: Float[Tensor, "rgb row column"]) -> tuple[float, float]:
     """Of a picture as it is, and its mean under the common augmentations."""
-    moment = Moment(200, 400, COPIES, model.preprocessing.size)
+    moment = Moment(200, 400, FRESH_COPIES, model.preprocessing.size)
     with scoring(model, [unit(address).bind(model)]) as score, torch.no_grad():
         sources = [generator(0, address, step=FRESH)]
         views = augment(pixels[None], GHIASI_2022.augmentations, sources=sources, moment=moment).pixels[0]
@@ -197,8 +192,10 @@ def table(rows: Sequence[Row], addresses: set[str], *, title: str) -> Table:
     )
     result = Table(*columns, title=title)
     for name in dict.fromkeys(row["recipe"] for row in rows):
-        some = [row for row in rows if row["recipe"] == name and row["address"] in addresses & set(naturals)]
-        result.add_row(name, *summary(some, naturals))
+        known = addresses & set(naturals)
+        some = [row for row in rows if row["recipe"] == name and row["address"] in known]
+        if some:
+            result.add_row(name, *summary(some, naturals))
     return result
 
 

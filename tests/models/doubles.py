@@ -12,3 +12,14 @@ class Calling(nn.Module):
 
     def forward(self, images):
         return self.function(images)
+
+
+class Plus(nn.Module):
+    """A branch added to its stream."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)

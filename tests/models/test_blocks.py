@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from doubles import Plus
 from torch import nn
 from torch.nn import functional
 
@@ -41,17 +42,6 @@ class Mixing(nn.Module):
 
     def forward(self, x):
         return self.over(self.norm(x).mT).mT
-
-
-class Plus(nn.Module):
-    """A branch added to its stream."""
-
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x):
-        return x + self.branch(x)
 
 
 class PlusMlp(Plus):
