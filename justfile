@@ -16,6 +16,7 @@ format:
 
 bench:
     python benchmarks/scan.py
+    python benchmarks/variants.py
 
 # Run the README's blocks again and write their outputs and its picture.
 readme:

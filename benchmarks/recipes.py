@@ -29,12 +29,12 @@ from torch import Tensor
 
 from vitscope.address import Address
 from vitscope.data import images
-from vitscope.data.decode import stream
 from vitscope.data.source import ImageSource
+from vitscope.data.stream import stream
+from vitscope.draws import generator
 from vitscope.dream import recipe_named
 from vitscope.dream.augment import Moment, augment, whole
 from vitscope.dream.judge import FRESH, FRESH_COPIES
-from vitscope.dream.numbers import generator
 from vitscope.dream.objectives import unit
 from vitscope.dream.optimize import optimize
 from vitscope.dream.plan import Plan, plan_dreams

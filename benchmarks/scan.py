@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vitscope.data import images
-from vitscope.data.decode import stream
 from vitscope.data.source import SHARD_SIZE, ImageBatch, Shard
+from vitscope.data.stream import stream
 from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
 from vitscope.models import load

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import vitscope
 from vitscope import cli, tables
+from vitscope.commands import console
 
 
 def building(source: object, out: object, *, sites: str = "blocks.1.ffn") -> list[str]:
@@ -47,8 +49,8 @@ def atlas(photos, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def plain_streams(monkeypatch):
     """Rich keeps the stream it first met; pytest gives each test its own."""
-    monkeypatch.setattr(cli, "out", cli.Console(width=200, markup=False, highlight=False))
-    monkeypatch.setattr(cli, "err", cli.Console(stderr=True, width=200, markup=False, highlight=False))
+    monkeypatch.setattr(console, "out", Console(width=200, markup=False, highlight=False))
+    monkeypatch.setattr(console, "err", Console(stderr=True, width=200, markup=False, highlight=False))
 
 
 def test_help_comes_quickly_and_without_torch():

@@ -17,6 +17,7 @@ REGISTRIES = [
     ("vitscope.dream", "RECIPES"),
     ("vitscope.meters", "METERS"),
     ("vitscope.engine", "ENGINES"),
+    ("vitscope.studies", "STUDIES"),
 ]
 
 

@@ -325,7 +325,7 @@ def test_what_is_asked_is_checked_before_the_first_image(model):
 
 
 def test_a_site_that_several_meters_want_is_read_once(model, source, monkeypatch):
-    module = importlib.import_module("vitscope.scan")
+    module = importlib.import_module("vitscope.passes")
     fired = []
 
     class Counting(module.Reading):
@@ -341,7 +341,7 @@ def test_a_site_that_several_meters_want_is_read_once(model, source, monkeypatch
 @pytest.mark.real
 def test_real_exemplars_equal_a_full_sort(shared):
     from vitscope.data import images
-    from vitscope.data.decode import stream
+    from vitscope.data.stream import stream
     from vitscope.models import load
 
     model = load(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vitscope.atlas.read import Atlas as Atlas
     from vitscope.atlas.verify import verify as verify
     from vitscope.data import images as images
+    from vitscope.data.annotations import foregrounds as foregrounds
     from vitscope.dream import dream as dream
     from vitscope.dream.accentuation import accentuated as accentuated
     from vitscope.dream.diversity import diverse as diverse
@@ -38,9 +39,28 @@ if TYPE_CHECKING:
     from vitscope.dream.recipe import Recipe as Recipe
     from vitscope.dream.result import Dream as Dream
     from vitscope.errors import VitscopeError as VitscopeError
+    from vitscope.interventions.boxes import drop_boxes as drop_boxes
+    from vitscope.interventions.boxes import keep_boxes as keep_boxes
+    from vitscope.interventions.depths import dropping_depths as dropping_depths
+    from vitscope.interventions.depths import isolation_depths as isolation_depths
+    from vitscope.interventions.filters import high_pass as high_pass
+    from vitscope.interventions.filters import low_pass as low_pass
+    from vitscope.interventions.model import drop_patches_after as drop_patches_after
+    from vitscope.interventions.model import head_on_places as head_on_places
+    from vitscope.interventions.model import isolate_cls as isolate_cls
+    from vitscope.interventions.movements import rotate as rotate
+    from vitscope.interventions.movements import shift as shift
+    from vitscope.interventions.patches import drop_patches as drop_patches
+    from vitscope.interventions.patches import shuffle_patches as shuffle_patches
+    from vitscope.interventions.positions import without_positions as without_positions
+    from vitscope.interventions.units import ablate as ablate
+    from vitscope.interventions.units import remove_skip as remove_skip
+    from vitscope.interventions.units import scale as scale
+    from vitscope.meters.accuracy import Accuracy as Accuracy
     from vitscope.meters.attention import by_head as by_head
     from vitscope.meters.attention import prefix_mass as prefix_mass
     from vitscope.meters.moments import Moments as Moments
+    from vitscope.meters.token_accuracy import TokenAccuracy as TokenAccuracy
     from vitscope.meters.topk import TopK as TopK
     from vitscope.models import load as load
     from vitscope.models.vision_model import Preprocessing as Preprocessing
@@ -48,11 +68,17 @@ if TYPE_CHECKING:
     from vitscope.models.vision_model import VisionModel as VisionModel
     from vitscope.provenance import Provenance as Provenance
     from vitscope.provenance import explain as explain
+    from vitscope.report import report as report
     from vitscope.scan import scan as scan
+    from vitscope.studies import study as study
+    from vitscope.studies.result import Result as Result
     from vitscope.tap import read as read
+    from vitscope.variants import Variant as Variant
+    from vitscope.variants import scan_variants as scan_variants
     from vitscope.viewer.app import serve as serve
 
 _HOMES = {
+    "Accuracy": "vitscope.meters.accuracy",
     "Address": "vitscope.address",
     "Atlas": "vitscope.atlas.read",
     "Dream": "vitscope.dream.result",
@@ -61,10 +87,14 @@ _HOMES = {
     "Preprocessing": "vitscope.models.vision_model",
     "Provenance": "vitscope.provenance",
     "Recipe": "vitscope.dream.recipe",
+    "Result": "vitscope.studies.result",
     "Site": "vitscope.models.vision_model",
+    "TokenAccuracy": "vitscope.meters.token_accuracy",
     "TopK": "vitscope.meters.topk",
+    "Variant": "vitscope.variants",
     "VisionModel": "vitscope.models.vision_model",
     "VitscopeError": "vitscope.errors",
+    "ablate": "vitscope.interventions.units",
     "accentuated": "vitscope.dream.accentuation",
     "attention": "vitscope.dream.heads",
     "build": "vitscope.atlas",
@@ -75,19 +105,39 @@ _HOMES = {
     "distance": "vitscope.dream.likeness",
     "diverse": "vitscope.dream.diversity",
     "dream": "vitscope.dream",
+    "drop_boxes": "vitscope.interventions.boxes",
+    "drop_patches": "vitscope.interventions.patches",
+    "drop_patches_after": "vitscope.interventions.model",
+    "dropping_depths": "vitscope.interventions.depths",
     "explain": "vitscope.provenance",
+    "foregrounds": "vitscope.data.annotations",
     "head": "vitscope.dream.heads",
+    "head_on_places": "vitscope.interventions.model",
+    "high_pass": "vitscope.interventions.filters",
     "images": "vitscope.data",
     "interpolate": "vitscope.dream.objectives",
     "inversion": "vitscope.dream.likeness",
+    "isolate_cls": "vitscope.interventions.model",
+    "isolation_depths": "vitscope.interventions.depths",
+    "keep_boxes": "vitscope.interventions.boxes",
     "load": "vitscope.models",
     "logit": "vitscope.dream.objectives",
+    "low_pass": "vitscope.interventions.filters",
     "prefix_mass": "vitscope.meters.attention",
     "read": "vitscope.tap",
+    "remove_skip": "vitscope.interventions.units",
+    "report": "vitscope.report",
+    "rotate": "vitscope.interventions.movements",
+    "scale": "vitscope.interventions.units",
     "scan": "vitscope.scan",
+    "scan_variants": "vitscope.variants",
     "serve": "vitscope.viewer.app",
+    "shift": "vitscope.interventions.movements",
+    "shuffle_patches": "vitscope.interventions.patches",
+    "study": "vitscope.studies",
     "unit": "vitscope.dream.objectives",
     "verify": "vitscope.atlas.verify",
+    "without_positions": "vitscope.interventions.positions",
 }
 """Public name -> the module that holds it."""
 

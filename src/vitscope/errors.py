@@ -10,6 +10,7 @@ VitscopeError
 │   │   └── UnknownAddress  a unit or place outside its site
 │   ├── MissingPath         a folder or file that is not there
 │   ├── MissingExtra        an optional library is not installed
+│   ├── Unsuited            an intervention that makes no sense for this model
 │   └── NotWritable         the output cannot be written
 └── Failure                 the request is right, the world is not   (exit 1)
     ├── WeightsError        unreadable, unsafe, mismatched or non-finite weights
@@ -69,6 +70,10 @@ class MissingPath(UsageError):
 
 class MissingExtra(UsageError):
     """A feature whose optional library is not installed."""
+
+
+class Unsuited(UsageError):
+    """An intervention, or a study, that makes no sense for this model; the message says why."""
 
 
 class NotWritable(UsageError):

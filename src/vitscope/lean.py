@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitscope.arrays import widened
-from vitscope.tap import function_name
+from vitscope.tap import READERS, function_name
 
 PRODUCTS = ("linear", "matmul", "einsum", "addmm", "baddbmm")
 """Functions that are nothing but a matrix product: all their operands are narrowed."""
@@ -56,7 +56,8 @@ AS_WRITTEN = Forms()
 class Lean(TorchFunctionMode):
     """While it is open, functions are computed in these forms; it can be opened again.
 
-    Gradients flow through all of them. Weights are cast once, so they must not change between uses.
+    Gradients flow through all of them. Weights are cast once, so they must not change between uses. What
+    readers of sites compute is left as they write it: a score is no part of the pass.
     """
 
     def __init__(self, forms: Forms = AS_WRITTEN) -> None:
@@ -64,12 +65,20 @@ class Lean(TorchFunctionMode):
         self.forms = forms
         self._cast: dict[int, tuple[Tensor, Tensor]] = {}
         self._table: dict[str, Callable[..., Tensor]] = {} if forms == AS_WRITTEN else self._answers()
+        self._reader = 0
 
     def _answers(self) -> dict[str, Callable[..., Tensor]]:
         return {"conv2d": self.conv2d, "scaled_dot_product_attention": self.attention}
 
+    def __enter__(self) -> Lean:
+        self._reader = READERS.get()
+        super().__enter__()  # type: ignore[no-untyped-call,unused-ignore]
+        return self
+
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, function_name(function)
+        if READERS.get() != self._reader:
+            return function(*args, **kwargs)
         if name in self._table:
             return self._table[name](*args, **kwargs)
         if self.forms.products != "float32" and name in (*PRODUCTS, *WHOLE):

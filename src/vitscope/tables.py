@@ -39,6 +39,21 @@ def unit_table(unit: Any) -> Table:
     return table
 
 
+def study_table(found: Sequence[dict[str, Any]]) -> Table:
+    """What studies there are."""
+    table = Table("study", "question", "needs", "settings", box=SIMPLE_HEAD)
+    for facts in found:
+        settings = [f"{name}={_setting(value)}" for name, value in facts["settings"].items()]
+        told = facts["name"], facts["question"], ", ".join(facts["needs"]), " ".join(settings)
+        table.add_row(*map(_printable, told))
+    return table
+
+
+def _setting(value: Any) -> str:
+    """A default as `--set` would take it."""
+    return ",".join(map(_setting, value)) if isinstance(value, list) else _number(value)
+
+
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

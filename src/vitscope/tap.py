@@ -1,4 +1,4 @@
-"""Push-style reading of a model with early exit, leaving no trace; with `trace` the only file that hooks.
+"""Reading a model while it runs, and changing what it computes, leaving no trace; only `trace` hooks too.
 
 Activations are handed to a callback at the moment their site fires and are not kept, so a pass over a
 data set needs the memory of one block. Inside `tap` the model is in eval mode with frozen weights. Afterwards
@@ -6,6 +6,10 @@ it has the same hooks, mode and `requires_grad` as before, whether the pass ende
 
 Most sites are the input or output of a module. Some lie inside one, where only a function call can be seen
 (attention weights inside fused attention, a residual sum): these are read through torch's function mode.
+
+`changed` lets other activations take the place of those at a site, and `rerouted` runs a module another way.
+Both act as long as their `with` lasts, in the order in which they were entered, and a tap entered after them
+reads what they made.
 """
 
 from __future__ import annotations
@@ -13,20 +17,30 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitscope.arrays import Activations, Pixels
 from vitscope.errors import SiteError
+from vitscope.models.substitute import first_tensor, substitute, substitute_in_place
 from vitscope.models.vision_model import LAYOUTS, Site, VisionModel
 
 OnRead = Callable[[Site, Activations], None]
 """What happens when a site fires."""
+Change = Callable[[Activations], Activations]
+"""From the activations at a site to those that take their place."""
+_Fire = Callable[[Site, Any], Any]
+"""What happens when a site fires, given the raw value; what it returns goes on, None for the value itself."""
+
+READERS: ContextVar[int] = ContextVar("readers", default=0)
+"""How many readers have the floor, one inside another: what they compute is no part of the pass they read."""
 
 
 class _Enough(BaseException):
@@ -57,9 +71,9 @@ def tap(
     watch = _Watch(inner := [site for site in sites if site.function])
     wanted = {site.name for site in sites}
 
-    def fire(site: Site, tensor: Any) -> None:
-        with watch.paused():
-            on_read(site, as_activations(site, tensor))
+    def fire(site: Site, value: Any) -> None:
+        with _aside():
+            on_read(site, as_activations(site, value))
         del missing[site.name]
         if early_exit and not missing:
             raise _Enough
@@ -85,13 +99,72 @@ def tap(
     outer = [site for site in sites if not site.function]
     with ExitStack() as stack:
         stack.enter_context(held(model.module))
-        for (path, side), group in _by_module(outer).items():
-            stack.enter_context(_hook(model.module.get_submodule(path), (path, side), group, fire, seen))
-        stack.enter_context(watch.following(model.module, fire))
+        stack.enter_context(_listening(model.module, outer, watch, fire=fire, seen=seen))
         yield run
 
 
-def read(model: VisionModel, pixels: Pixels, sites: Sequence[Site]) -> dict[str, Activations]:
+@contextmanager
+def changed(model: VisionModel, changes: Mapping[Site, Change]) -> Iterator[None]:
+    """Let other activations take the place of those at some sites, in every pass inside the `with`.
+
+    A change may alter the number of images or tokens where what follows allows it. Where a site is what a
+    module takes in, its tensor is changed in place, so that whatever else uses it sees the change as well.
+
+    Args:
+        model: the model to change.
+        changes: given the "image place unit" activations of their site, they return others; gradients pass.
+
+    Raises:
+        SiteError: a site whose values are computed from what the model holds there, and not taken from it.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    watch = _Watch(inner := [site for site in changes if site.function])
+    outer = [site for site in changes if not site.function]
+
+    def fire(site: Site, value: Any) -> Any:
+        with _aside():
+            activations = as_activations(site, value)
+            instead = changes[site](activations)
+            if instead is activations:
+                return None
+            if site.side == "output" and site.function != "setitem":
+                return substitute(site, value, instead)
+            return substitute_in_place(site, value, instead)
+
+    def begin(*_: Any) -> None:
+        seen.clear()
+        watch.begin()
+
+    with ExitStack() as stack:
+        stack.callback(model.module.register_forward_pre_hook(begin).remove)
+        stack.enter_context(_listening(model.module, outer, watch, fire=fire, seen=seen))
+        if inner:
+            stack.enter_context(watch)
+        yield
+
+
+@contextmanager
+def rerouted(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Run a module another way inside the `with`; its hooks see what goes in and what comes out.
+
+    Args:
+        module: the module.
+        forward: called instead of the module's own, which it is given first, before the module's arguments.
+    """
+    before = vars(module).get("forward")
+    module.forward = partial(forward, module.forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def read(
+    model: VisionModel, pixels: Pixels, sites: Sequence[Site]
+) -> dict[str, Float[Tensor, "answer place unit"]]:
     """The activations of one batch at a few sites, by name. For data sets use a scan, which keeps nothing."""
     found: dict[str, Activations] = {}
 
@@ -142,11 +215,32 @@ def held(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _listening(
+    module: nn.Module, outer: Sequence[Site], watch: _Watch, *, fire: _Fire, seen: Counter[tuple[str, str]]
+) -> Iterator[None]:
+    """Fire sites at the input and output of modules, `outer`, and those inside modules that are watched."""
+    with ExitStack() as stack:
+        for (path, side), group in _by_module(outer).items():
+            stack.enter_context(_hook(module.get_submodule(path), (path, side), group, fire, seen))
+        stack.enter_context(watch.following(module, fire))
+        yield
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    token = READERS.set(READERS.get() + 1)
+    try:
+        yield
+    finally:
+        READERS.reset(token)
+
+
+@contextmanager
 def _hook(
     module: nn.Module,
     point: tuple[str, str],
     sites: Mapping[int, Sequence[Site]],
-    fire: Callable[[Site, Any], None],
+    fire: _Fire,
     seen: Counter[tuple[str, str]],
 ) -> Iterator[None]:
     running: list[int] = []  # a module that calls itself begins again before it ends
@@ -159,14 +253,17 @@ def _hook(
         if point[1] == "input":
             reached(args or tuple(kwargs.values()))
 
-    def leave(_: nn.Module, __: Any, output: Any) -> None:
+    def leave(_: nn.Module, __: Any, output: Any) -> Any:
         if point[1] == "output":
-            reached(output)
+            output = reached(output)
         running.pop()
+        return output
 
-    def reached(tensor: Any) -> None:
+    def reached(value: Any) -> Any:
         for site in sites.get(running[-1], ()):
-            fire(site, tensor)
+            instead = fire(site, value)
+            value = value if instead is None else instead
+        return value
 
     with ExitStack() as stack:
         stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -216,10 +313,11 @@ class _Watch(TorchFunctionMode):
         self._names = {site.function for site in sites}
         self._runs: Counter[str] = Counter()
         self._running: dict[str, list[tuple[int, Counter[str]]]] = defaultdict(list)
-        self._fire: Callable[[Site, Any], None] | None = None
+        self._fire: _Fire | None = None
+        self._reader = 0
 
     @contextmanager
-    def following(self, module: nn.Module, fire: Callable[[Site, Any], None]) -> Iterator[None]:
+    def following(self, module: nn.Module, fire: _Fire) -> Iterator[None]:
         """Know which of the modules of these sites are running, and fire the sites."""
         with ExitStack() as stack:
             for path in dict.fromkeys(site.path for site in self._sites):
@@ -229,24 +327,20 @@ class _Watch(TorchFunctionMode):
             self._fire = fire
             yield
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What readers do with activations is no part of the pass."""
-        fire, self._fire = self._fire, None
-        try:
-            yield
-        finally:
-            self._fire = fire
-
-    def __enter__(self) -> _Watch:
+    def begin(self) -> None:
+        """A new pass begins."""
         self._runs.clear()
         self._running.clear()
+
+    def __enter__(self) -> _Watch:
+        self.begin()
+        self._reader = READERS.get()
         super().__enter__()  # type: ignore[no-untyped-call,unused-ignore]
         return self
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name, fire = kwargs or {}, function_name(function), self._fire
-        if fire is None or name not in self._names:
+        if fire is None or name not in self._names or READERS.get() != self._reader:
             return function(*args, **kwargs)
         sites = self._due(name)
         for site in sites:
@@ -255,7 +349,8 @@ class _Watch(TorchFunctionMode):
         output = function(*args, **kwargs)
         for site in sites:
             if site.side == "output":
-                fire(site, args[0] if name == "setitem" else output)
+                instead = fire(site, args[0] if name == "setitem" else output)
+                output = output if instead is None else instead
         return output
 
     def _due(self, name: str) -> list[Site]:
@@ -292,14 +387,3 @@ def _check_calls(sites: Sequence[Site], seen: Counter[tuple[str, str]], model: s
                 f"{site.name}: {site.path or 'the model'} ran {ran} times in one pass of {model}, "
                 f"not {site.calls}; name the call you mean with ~n"
             )
-
-
-def first_tensor(value: Any) -> Tensor:
-    """The tensor in a module's input or output: itself, or the first in a tuple, list or mapping."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)) and value:
-        return first_tensor(value[0])
-    raise SiteError(f"expected a tensor, found {type(value).__name__}")

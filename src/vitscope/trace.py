@@ -21,7 +21,8 @@ from vitscope.errors import SiteError
 from vitscope.models.layout import Layout, Shape, of_map, tensors_in
 from vitscope.models.layout_rules import follow
 from vitscope.models.layout_step import Step
-from vitscope.tap import first_tensor, function_name, held
+from vitscope.models.substitute import first_tensor
+from vitscope.tap import function_name, held
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ from vitscope.atlas.read import Atlas
 from vitscope.atlas.rows import chosen
 from vitscope.atlas.thumbnails import SHORT_SIDE
 from vitscope.atlas.verify import verify
-from vitscope.data.decode import decode, stream, view
+from vitscope.data.decode import decode, view
 from vitscope.data.source import image_id
+from vitscope.data.stream import stream
 from vitscope.dream import dream
 from vitscope.errors import BadValue, NotWritable, SourceError, UnknownName, UnknownSite
 from vitscope.models.vision_model import VisionModel

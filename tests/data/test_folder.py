@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitscope.data.decode import stream
 from vitscope.data.folder import Folder
 from vitscope.data.source import RawImage, Shard, Skipped
+from vitscope.data.stream import stream
 from vitscope.errors import BadValue, MissingPath, SourceError
 from vitscope.models.vision_model import Preprocessing
 from vitscope.testing import SourceContract

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitscope.draws import generator
 from vitscope.dream.augment import (
     Affine,
     ChannelNoise,
@@ -21,7 +22,6 @@ from vitscope.dream.augment import (
     augment,
     whole,
 )
-from vitscope.dream.numbers import generator
 
 MOMENT = Moment(step=3, steps=400, copies=4, size=(12, 16))
 ALL = [

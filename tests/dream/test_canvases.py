@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from vitscope.draws import generator
 from vitscope.dream.canvases import FourierCanvas, MacoCanvas, PixelCanvas, magnitudes, natural_images
-from vitscope.dream.numbers import generator
 
 CANVASES = [PixelCanvas(), FourierCanvas(), MacoCanvas()]
 SIZES = [(8, 8), (6, 10), (7, 9), (9, 6)]

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from vitscope.draws import generator
 from vitscope.dream import dream
 from vitscope.dream.ascent import Ascent
 from vitscope.dream.augment import Moment, augment
 from vitscope.dream.judge import FRESH, FRESH_COPIES
 from vitscope.dream.natural import Natural, beside_natural
-from vitscope.dream.numbers import generator
 from vitscope.dream.path import path_similarity
 from vitscope.dream.recipes import FEL_2023, GHIASI_2022
 from vitscope.tap import read

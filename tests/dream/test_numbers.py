@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from vitscope.draws import generator
 from vitscope.dream.augment import Affine, ChannelNoise, ColourShift, Jitter, Moment
-from vitscope.dream.numbers import AXES, EvenNumbers, Numbers, generator
+from vitscope.dream.numbers import AXES, EvenNumbers, Numbers
 
 STEPS, COPIES = 64, 4
 

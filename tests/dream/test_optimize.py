@@ -101,7 +101,7 @@ def naive_ascent(model, recipe: Recipe, address: str) -> torch.Tensor:
     """One unit without batches, taps or Adam from a library: the whole model, float64, update by update."""
     import numpy as np
 
-    from vitscope.dream.numbers import generator
+    from vitscope.draws import generator
 
     rows, columns = model.preprocessing.size
     image = torch.from_numpy(

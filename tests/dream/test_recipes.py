@@ -7,10 +7,20 @@ import vitscope.dream
 from vitscope.address import Address
 from vitscope.dream import RECIPES, dream, recipe_named, unit
 from vitscope.dream.augment import Affine, ChannelNoise, ColourShift, Crops, Jitter, PixelNoise
+from vitscope.dream.likeness import inversion
+from vitscope.dream.penalties import TotalVariation
 from vitscope.dream.recipe import Recipe
-from vitscope.dream.recipes import FEL_2023, GHIASI_2022, GHIASI_2022_PAPER, OLAH_2017, VITSCOPE
+from vitscope.dream.recipes import (
+    FEL_2023,
+    GHIASI_2022,
+    GHIASI_2022_INVERSION,
+    GHIASI_2022_PAPER,
+    OLAH_2017,
+    VITSCOPE,
+)
 from vitscope.dream.result import Dream
 from vitscope.errors import BadAddress, UnknownName
+from vitscope.tap import read
 from vitscope.testing import tiny_vit
 
 
@@ -42,6 +52,48 @@ def test_the_weight_of_total_variation_balances_as_in_the_code():
     assert code_activation.item() == pytest.approx(0.125 * activations.mean().item())
     (penalty,) = GHIASI_2022.penalties
     assert penalty.weight == pytest.approx(0.0005 * v * activations.mean().item() / code_activation.item())
+
+
+def test_inversion_is_what_the_code_minimises():
+    """The first step by hand: the slope of ||A(x) - A(y)|| + 1.0 TV(x), through Adam's first update."""
+    recipe = GHIASI_2022_INVERSION
+    kept = {"name": "ghiasi_2022", "copies": 8, "augmentations": GHIASI_2022.augmentations}
+    assert recipe.replace(**kept, penalties=GHIASI_2022.penalties) == GHIASI_2022
+    assert (recipe.copies, recipe.augmentations, recipe.penalties) == (1, (), (TotalVariation(weight=1.0),))
+    model, reference = tiny_vit(), torch.rand(3, 32, 32)
+    goal = inversion("blocks.1", reference)
+    before, after = (
+        dream(model, goal, recipe=recipe.replace(steps=1, learning_rate=rate)) for rate in (1e-12, 1e-3)
+    )
+    model.module.double()
+    x = before.pixels.double().clone().requires_grad_()
+    mine, theirs = (
+        read(model, pixels[None].double(), [model.site("blocks.1")])["blocks.1"] for pixels in (x, reference)
+    )
+    price = (mine - theirs).square().sum().sqrt() + naive_variation(x)
+    (slope,) = torch.autograd.grad(price, x)
+    expected = (x.detach() - 1e-3 * slope.sign()).clamp(0, 1)
+    clear = slope.abs() > 1e-3 * slope.abs().max()  # Adam's first step is the sign, but for the smallest
+    assert clear.double().mean() > 0.9
+    torch.testing.assert_close(after.pixels.double()[clear], expected[clear], atol=2e-6, rtol=0)
+
+
+def naive_variation(x: torch.Tensor) -> torch.Tensor:
+    """Mean over colours of the norms of four difference images."""
+    parts = []
+    for colour in x:
+        down, right = colour[1:] - colour[:-1], colour[:, 1:] - colour[:, :-1]
+        main, other = colour[1:, 1:] - colour[:-1, :-1], colour[1:, :-1] - colour[:-1, 1:]
+        parts.append(sum((d**2).sum() ** 0.5 for d in (down, right, main, other)))
+    return torch.stack(parts).mean()
+
+
+def test_inversion_comes_nearer_to_the_image():
+    model, reference = tiny_vit(), torch.full((3, 32, 32), 0.7)
+    made = dream(model, inversion("blocks.1", reference), recipe=GHIASI_2022_INVERSION.replace(steps=40))
+    assert made.score > 0.5 * made.trust["start"]  # both are minus distances
+    assert made.trust["total_variation"] < 60
+    assert made.trust["robust"] == pytest.approx(made.score, rel=1e-4)
 
 
 def test_olah_and_fel_have_the_numbers_of_their_code():

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from vitscope.dream.objectives import channel, logit, unit
+from vitscope.dream.diversity import diverse
+from vitscope.dream.heads import attention, head
+from vitscope.dream.likeness import caricature, distance
+from vitscope.dream.objectives import channel, direction, logit, unit
 from vitscope.dream.scoring import scoring
-from vitscope.lean import Lean
+from vitscope.lean import Forms, Lean
 from vitscope.tap import read
 from vitscope.testing import tiny_cnn, tiny_vit
 
@@ -51,3 +54,27 @@ def test_plain_and_other_objectives_share_a_pass():
         with scoring(model, [objective]) as score, torch.no_grad():
             alone = score(images[index : index + 1], [0], Lean())
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        unit("blocks.1.ffn:3"),
+        direction("blocks.1.ffn", [0.01] * 96),
+        head("blocks.1", 1),
+        1e4 * attention("blocks.1", 1),
+        distance("blocks.1", torch.rand(3, 32, 32)),
+        caricature("blocks.1", torch.rand(3, 32, 32)),
+        diverse(unit("blocks.1.ffn:3"), count=2),
+    ],
+    ids=lambda objective: objective.text,
+)
+def test_scores_are_wide_however_narrow_the_products(objective):
+    """What is read is summed in float32, close to what a pass in float32 gives."""
+    model = tiny_vit()
+    bound = objective.bind(model)
+    images = torch.rand(2 * bound.canvases, 3, *model.preprocessing.size)
+    with scoring(model, [bound]) as score, torch.no_grad():
+        wide, narrow = (score(images, [0], Lean(Forms(products=kind))) for kind in ("float32", "bfloat16"))
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow, wide, atol=0.02 * wide.abs().max().item(), rtol=0.02)

@@ -6,8 +6,9 @@ from torch import nn
 
 from vitscope.models.arrange import arranged
 from vitscope.models.claims import Claim, Plan, Then, adds_up, close, laid
+from vitscope.models.substitute import first_tensor
 from vitscope.models.vision_model import MAP, TOKENS, VECTOR, Preprocessing, VisionModel
-from vitscope.tap import first_tensor, read
+from vitscope.tap import read
 from vitscope.trace import trace
 
 SAMPLE = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(3))

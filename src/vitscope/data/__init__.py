@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vitscope.data.derived import Images, Mapped
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue, MissingPath, UnknownName, suggestion
 from vitscope.registry import Registry
@@ -29,7 +30,10 @@ def images(
     classes: str | Path | None = None,
     links_followed: bool | None = None,
     accept_truncated: bool | None = None,
-) -> ImageSource:
+    boxes: str | Path | None = None,
+    masks: str | Path | None = None,
+    limit: int | None = None,
+) -> Images:
     """Open a source of images.
 
     Args:
@@ -38,12 +42,16 @@ def images(
         classes: a CSV with the columns index and wnid or name: what class folders mean.
         links_followed: follow links that lead out of a folder.
         accept_truncated: complete JPEGs that end early with grey, rather than skip them.
+        boxes: a CSV or a folder of XML files that say where the object is; see `foregrounds`, which reads
+            other forms of them for `images(...).annotated`.
+        masks: a folder of PNGs that say the same.
+        limit: the first so many entries only.
 
     Raises:
         UnknownName: nobody opens that scheme; the nearest is named.
         MissingPath: there is no such folder or file.
         SourceError: it holds no image, or is damaged.
-        BadValue: the source does not take one of the options, or the labels do not fit.
+        BadValue: the source does not take one of the options, or labels, boxes or masks do not fit.
 
     >>> import vitscope as vs
     >>> len(vs.images("demo:"))
@@ -56,12 +64,18 @@ def images(
         "accept_truncated": accept_truncated,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    if not isinstance(source, (str, os.PathLike)):
-        if options:
-            raise BadValue(f"{source.name} is open already: give {', '.join(options)} when opening it")
-        return source
-    scheme, rest = _scheme(str(source))
-    return _open(scheme, rest, options)
+    if isinstance(source, (str, os.PathLike)):
+        opened = _open(*_scheme(str(source)), options)
+    elif options:
+        raise BadValue(f"{source.name} is open already: give {', '.join(options)} when opening it")
+    else:
+        opened = source
+    found = opened if isinstance(opened, Images) else Mapped(opened, ())
+    if boxes is not None or masks is not None:
+        from vitscope.data.annotations import foregrounds
+
+        found = found.annotated(foregrounds(boxes=boxes, masks=masks))
+    return found if limit is None else found.limit(limit)
 
 
 def _open(scheme: str, rest: str, options: dict[str, Any]) -> ImageSource:

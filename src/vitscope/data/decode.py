@@ -1,4 +1,4 @@
-"""From a file's bytes to the pixels a model is shown: decode, view, stream.
+"""From a file's bytes to the pixels a model is shown: decode, view.
 
 Policy, in one place:
 
@@ -19,21 +19,15 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-import torch
-from einops import rearrange
 from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from vitscope.data.source import ImageBatch, ImageSource, RawImage, Shard, Skipped
-from vitscope.errors import BadValue
 from vitscope.models.vision_model import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -42,8 +36,6 @@ MEGAPIXELS = 64.0
 """Largest image by default, in millions of pixels: about 200 MB decoded, more than most cameras make."""
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are composited on."""
-PREFETCH = 2
-"""Batches decoded ahead of the consumer."""
 WHOLE = 2**24
 """Largest resized image, in pixels, that is made whole before its crop; beyond it, only the crop is made."""
 
@@ -77,7 +69,7 @@ View = UInt8[np.ndarray, "row column rgb"]
 
 
 class Unreadable(Exception):
-    """Bytes that are not an image we can or may use. It never ends a scan: `stream` makes it a `Skipped`.
+    """Bytes that are not an image we can or may use. It never ends a scan: a stream makes it a `Skipped`.
 
     Attributes:
         reason: one word for counting: unreadable, truncated, corrupt, too_large, non_finite, refused_format.
@@ -238,15 +230,20 @@ def view(image: Image.Image, preprocessing: Preprocessing) -> View:
     faster but is not the same: 3.5 % of the values of 150 real images differed, by up to 13 of 255. Only
     strips that would exceed `WHOLE` pixels are done that way.
     """
+    return np.asarray(placed(image, preprocessing))
+
+
+def placed(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The same resize and crop, of an image with any number of channels."""
     rows, columns = preprocessing.size
     kernel = Image.Resampling[preprocessing.interpolation.upper()]
     if preprocessing.resize is None:
-        return np.asarray(image.resize((columns, rows), kernel))
+        return image.resize((columns, rows), kernel)
     width, height = _resized(image.size, preprocessing.resize)
     left, top = _margin(width, columns), _margin(height, rows)
     if width * height <= WHOLE:
         resized = image if (width, height) == image.size else image.resize((width, height), kernel)
-        return np.asarray(resized.crop((left, top, left + columns, top + rows)))
+        return resized.crop((left, top, left + columns, top + rows))
     return _crop_of_strip(image, (width, height), (left, top, left + columns, top + rows), kernel)
 
 
@@ -255,16 +252,16 @@ def _crop_of_strip(
     size: tuple[int, int],
     box: tuple[int, int, int, int],
     kernel: Image.Resampling,
-) -> View:
+) -> Image.Image:
     """The part `box` of the image resized to `size`, without the rest; black where it reaches beyond."""
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
     across, down = image.width / size[0], image.height / size[1]
     part = image.resize(
         (right - left, bottom - top), kernel, box=(left * across, top * down, right * across, bottom * down)
     )
-    whole = Image.new("RGB", (box[2] - box[0], box[3] - box[1]))
+    whole = Image.new(image.mode, (box[2] - box[0], box[3] - box[1]))
     whole.paste(part, (left - box[0], top - box[1]))
-    return np.asarray(whole)
+    return whole
 
 
 def _resized(size: tuple[int, int], short: int) -> tuple[int, int]:
@@ -278,111 +275,3 @@ def _resized(size: tuple[int, int], short: int) -> tuple[int, int]:
 def _margin(length: int, wanted: int) -> int:
     """Where the central `wanted` of `length` pixels begin, as torchvision rounds; negative if too few."""
     return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """One image of a shard, decoded; the file's bytes are let go."""
-
-    id: str
-    path: str
-    label: int | None
-    pixels: View
-    notes: tuple[str, ...]
-
-
-def _prepare(raw: RawImage, preprocessing: Preprocessing) -> _Ready | Skipped:
-    try:
-        decoded = decode(raw.content, accept_truncated=raw.accept_truncated)
-    except Unreadable as error:
-        return Skipped(raw.path, error.reason, error.detail)
-    small = min(decoded.image.size) < (preprocessing.resize or min(preprocessing.size))
-    notes = (*decoded.notes, "upscaled") if small else decoded.notes
-    return _Ready(raw.id, raw.path, raw.label, view(decoded.image, preprocessing), notes)
-
-
-def stream(
-    source: ImageSource,
-    shard: Shard,
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int,
-    on_skip: Callable[[Skipped], None],
-    on_note: Callable[[str, tuple[str, ...]], None] | None = None,
-    threads: int = 2,
-) -> Iterator[ImageBatch]:
-    """The images of a shard as batches, in order, decoded a little ahead by a few threads.
-
-    Memory is bounded by `PREFETCH` batches. Threads end with the generator, also when it is closed early.
-
-    Args:
-        source: where the images come from.
-        shard: which of them.
-        preprocessing: what the model is shown.
-        batch_size: images a batch; only the last may hold fewer, as skipped images take no room.
-        on_skip: told of every entry that cannot be used, in order, in the consumer's thread.
-        on_note: told the path and the notes of every image that was changed while decoding, or "upscaled".
-        threads: decoding threads.
-
-    Raises:
-        BadValue: `batch_size` or `threads` is less than 1.
-    """
-    if batch_size < 1 or threads < 1:
-        raise BadValue(f"batch_size and threads must be at least 1, not {batch_size} and {threads}")
-
-    def prepare(raw: RawImage) -> _Ready | Skipped:
-        return _prepare(raw, preprocessing)
-
-    batch: list[_Ready] = []
-    with closing(_ahead(source.read(shard), prepare, threads=threads, window=PREFETCH * batch_size)) as items:
-        for item in items:
-            if isinstance(item, Skipped):
-                on_skip(item)
-                continue
-            if on_note and item.notes:
-                on_note(item.path, item.notes)
-            batch.append(item)
-            if len(batch) == batch_size:
-                yield _batch(batch)
-                batch = []
-    if batch:
-        yield _batch(batch)
-
-
-def _ahead(
-    entries: Iterator[RawImage | Skipped],
-    prepare: Callable[[RawImage], _Ready | Skipped],
-    *,
-    threads: int,
-    window: int,
-) -> Generator[_Ready | Skipped, None, None]:
-    """Every entry prepared, in order, with at most `window` of them under way."""
-    waiting: deque[Skipped | Future[_Ready | Skipped]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="vitscope-decode")
-    try:
-        for entry in entries:
-            waiting.append(entry if isinstance(entry, Skipped) else pool.submit(prepare, entry))
-            if len(waiting) > window:
-                yield _wait(waiting.popleft())
-        while waiting:
-            yield _wait(waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _wait(item: Skipped | Future[_Ready | Skipped]) -> _Ready | Skipped:
-    return item if isinstance(item, Skipped) else item.result()
-
-
-def _batch(ready: list[_Ready]) -> ImageBatch:
-    pixels = torch.from_numpy(np.stack([item.pixels for item in ready]))
-    labels = [-1 if item.label is None else item.label for item in ready]
-    return ImageBatch(
-        ids=tuple(item.id for item in ready),
-        paths=tuple(item.path for item in ready),
-        pixels=rearrange(pixels, "image row column rgb -> image rgb row column")
-        .contiguous()
-        .float()
-        .div_(255),
-        labels=torch.tensor(labels, dtype=torch.int64),
-    )

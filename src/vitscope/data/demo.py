@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vitscope.data.source import SHARD_SIZE, RawImage, Shard, Skipped, cut
+from vitscope.data.derived import Images
+from vitscope.data.source import RawImage, Shard, Skipped
 from vitscope.errors import BadValue, SourceError
 
 _CC0 = "CC0"
@@ -73,7 +74,7 @@ class Tile:
         return slice(self.row, self.row + self.side), slice(self.column, self.column + self.side)
 
 
-class Demo:
+class Demo(Images):
     """The bundled photographs as tiles; the label is the photograph. Shuffled, so that shards are alike.
 
     Raises:
@@ -90,12 +91,13 @@ class Demo:
         self._place = {tile.path: place for place, tile in enumerate(self._tiles)}
         self.fingerprint = _fingerprint()
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The name of every entry, in order."""
+        return tuple(self._place)
+
     def __len__(self) -> int:
         return len(self._tiles)
-
-    def shards(self, size: int = SHARD_SIZE) -> tuple[Shard, ...]:
-        """Consecutive shards of at most `size` tiles."""
-        return cut(len(self), size)
 
     def read(self, shard: Shard) -> Iterator[RawImage | Skipped]:
         """The tiles of a shard, in order."""

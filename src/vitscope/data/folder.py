@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vitscope.data.derived import Images
 from vitscope.data.listing import (
     MAX_BYTES,
     PATTERNS,
@@ -24,7 +25,7 @@ from vitscope.data.listing import (
     fingerprint,
     is_image_name,
 )
-from vitscope.data.source import SHARD_SIZE, RawImage, Shard, Skipped, cut
+from vitscope.data.source import RawImage, Shard, Skipped
 from vitscope.errors import BadValue, MissingPath, SourceError
 
 CLASSES_FILE = "classes.csv"
@@ -39,7 +40,7 @@ _REASONS = {
 _Inode = tuple[int, int]
 
 
-class Folder:
+class Folder(Images):
     """The images below a folder, sorted by the bytes of their paths.
 
     Every sub-folder of the root is a class where no image lies in the root itself. Sorted names give the
@@ -96,12 +97,13 @@ class Folder:
         own = self.root / CLASSES_FILE
         return by_folder(folders, classes_file=Path(classes) if classes else own if own.is_file() else None)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The name of every entry, in order."""
+        return tuple(self._place)
+
     def __len__(self) -> int:
         return len(self._entries)
-
-    def shards(self, size: int = SHARD_SIZE) -> tuple[Shard, ...]:
-        """Consecutive shards of at most `size` entries."""
-        return cut(len(self), size)
 
     def read(self, shard: Shard) -> Iterator[RawImage | Skipped]:
         """The entries of a shard, in order."""

@@ -15,6 +15,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vitscope.data.derived import Images
 from vitscope.data.listing import (
     MAX_BYTES,
     PATTERNS,
@@ -26,7 +27,7 @@ from vitscope.data.listing import (
     fingerprint,
     is_image_name,
 )
-from vitscope.data.source import SHARD_SIZE, RawImage, Shard, Skipped, cut
+from vitscope.data.source import RawImage, Shard, Skipped
 from vitscope.errors import BadValue, MissingPath, SourceError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -44,7 +45,7 @@ class _Member:
     offset: int
 
 
-class Tar:
+class Tar(Images):
     """The images of an archive, in its order.
 
     Args:
@@ -104,12 +105,13 @@ class Tar:
             return Labels()
         return by_folder(folders, classes_file=Path(classes) if classes else None)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The name of every entry, in order."""
+        return tuple(self._place)
+
     def __len__(self) -> int:
         return len(self._members)
-
-    def shards(self, size: int = SHARD_SIZE) -> tuple[Shard, ...]:
-        """Consecutive shards of at most `size` entries."""
-        return cut(len(self), size)
 
     def read(self, shard: Shard) -> Iterator[RawImage | Skipped]:
         """The entries of a shard, in order.

@@ -52,6 +52,7 @@ RECIPES = Registry(
         "vitscope": "vitscope.dream.recipes:VITSCOPE",
         "ghiasi_2022": "vitscope.dream.recipes:GHIASI_2022",
         "ghiasi_2022:paper": "vitscope.dream.recipes:GHIASI_2022_PAPER",
+        "ghiasi_2022:inversion": "vitscope.dream.recipes:GHIASI_2022_INVERSION",
         "olah_2017": "vitscope.dream.recipes:OLAH_2017",
         "olah_2017:short": "vitscope.dream.recipes:OLAH_2017_SHORT",
         "fel_2023": "vitscope.dream.recipes:FEL_2023",

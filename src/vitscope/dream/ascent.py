@@ -23,9 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.arrays import Pixels, Scores
+from vitscope.draws import generator
 from vitscope.dream.augment import Moment, Views, augment
 from vitscope.dream.canvases import FromPixels, Size
-from vitscope.dream.numbers import EvenNumbers, Numbers, generator
+from vitscope.dream.numbers import EvenNumbers, Numbers
 from vitscope.dream.objectives import BoundObjective
 from vitscope.dream.pictures import Picture
 from vitscope.dream.recipe import Recipe

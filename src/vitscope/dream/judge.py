@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.draws import generator
 from vitscope.dream.ascent import Ascent, Climb
 from vitscope.dream.augment import Moment, whole
-from vitscope.dream.numbers import generator
 from vitscope.dream.result import Dream
 from vitscope.dream.scoring import Score, scoring
 from vitscope.dream.trust import picture_facts, spread, status

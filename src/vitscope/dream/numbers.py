@@ -3,7 +3,6 @@ order or the worker."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
@@ -12,6 +11,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 from torch.quasirandom import SobolEngine
+
+from vitscope.draws import generator, key
 
 Drawn: TypeAlias = npt.NDArray[Any]
 
@@ -42,13 +43,6 @@ class Numbers(Protocol):
     def choice(self, options: Any, size: Any = None) -> Drawn:
         """Some of a list, each equally likely."""
         ...
-
-
-def generator(seed: int, text: str, *, step: int) -> np.random.Generator:
-    """The random numbers of one unit at one step: Philox, keyed by a hash of seed and text, counting from
-    the step.
-    """
-    return np.random.Generator(np.random.Philox(key=_key(seed, text), counter=[0, 0, 0, step]))
 
 
 class EvenNumbers:
@@ -103,11 +97,7 @@ class EvenNumbers:
 
 @lru_cache(maxsize=512)
 def _points(seed: int, text: str, count: int) -> Drawn:
-    seed = _key(seed, text) % (1 << 31)
+    seed = key(seed, text) % (1 << 31)
     engine: Any = SobolEngine(AXES, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     points: Drawn = engine.draw(count).double().numpy()
     return points
-
-
-def _key(seed: int, text: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:16], "little")

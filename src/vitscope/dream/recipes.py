@@ -51,6 +51,18 @@ GHIASI_2022_PAPER = GHIASI_2022.replace(
 )
 """The same with colour shift and noise as the paper's text has them."""
 
+GHIASI_2022_INVERSION = GHIASI_2022.replace(
+    name="ghiasi_2022:inversion",
+    copies=1,  # code `it16/reconstruct.py`: the picture itself
+    augmentations=(),  # code `it16/reconstruct.py`: none
+    penalties=(TotalVariation(weight=1.0),),  # code `it16/reconstruct.py`: ||A(x) - A(y)||_F + 1.0 * TV(x)
+)
+"""For `inversion` of an image: the same ascent without augmentations, and with a heavier total variation.
+
+Its weight goes with a distance, the norm of all activations of a site, which is tens to hundreds; on the mean
+of a unit it would leave nothing but grey.
+"""
+
 OLAH_2017 = Recipe(
     name="olah_2017",
     title="Feature Visualization",

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitscope.arrays import Activations, Pixels
+from vitscope.models.substitute import first_tensor
 from vitscope.models.vision_model import Site, VisionModel
-from vitscope.tap import first_tensor, held, read
+from vitscope.tap import held, read
 
 EXACT = 1e-5
 """How closely sums and maps must hold in float32, relative to the largest value."""

@@ -1,0 +1,1 @@
+"""Interventions: reversible changes to the images or to the model."""
