@@ -40,6 +40,19 @@ def test_lines_show_points_bands_and_gaps():
     assert len(png(figure)) > 1000
 
 
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_a_later_panel_with_larger_values_is_shown_whole(kind):
+    if kind == "lines":
+        panels = {"low": [Line("a", [0, 1], [1, 2])], "high": [Line("a", [0, 1], [5, 9])]}
+        figure = lines(panels, x_label="x", y_label="y", y_range=(0, None))
+    else:
+        panels = {"low": [Bars("a", [1, 2])], "high": [Bars("a", [5, 9])]}
+        figure = bars(panels, groups=["one", "two"], y_label="y")
+    for place in figure.axes:
+        assert place.get_ylim()[0] == 0
+        assert place.get_ylim()[1] > 9
+
+
 def test_a_series_without_values_keeps_its_axis():
     figure = lines(
         {"one": [Line("a", [4, 32], [float("nan")] * 2)]}, x_label="x", y_label="y", y_range=(0, 100)

@@ -53,12 +53,14 @@ if TYPE_CHECKING:
     from vitscope.interventions.patches import drop_patches as drop_patches
     from vitscope.interventions.patches import shuffle_patches as shuffle_patches
     from vitscope.interventions.positions import without_positions as without_positions
+    from vitscope.interventions.resolution import coarse as coarse
     from vitscope.interventions.units import ablate as ablate
     from vitscope.interventions.units import remove_skip as remove_skip
     from vitscope.interventions.units import scale as scale
     from vitscope.meters.accuracy import Accuracy as Accuracy
     from vitscope.meters.attention import by_head as by_head
     from vitscope.meters.attention import prefix_mass as prefix_mass
+    from vitscope.meters.hsic import CKA as CKA
     from vitscope.meters.moments import Moments as Moments
     from vitscope.meters.token_accuracy import TokenAccuracy as TokenAccuracy
     from vitscope.meters.topk import TopK as TopK
@@ -81,6 +83,7 @@ _HOMES = {
     "Accuracy": "vitscope.meters.accuracy",
     "Address": "vitscope.address",
     "Atlas": "vitscope.atlas.read",
+    "CKA": "vitscope.meters.hsic",
     "Dream": "vitscope.dream.result",
     "Moments": "vitscope.meters.moments",
     "Objective": "vitscope.dream.objectives",
@@ -104,6 +107,7 @@ _HOMES = {
     "direction": "vitscope.dream.objectives",
     "distance": "vitscope.dream.likeness",
     "diverse": "vitscope.dream.diversity",
+    "coarse": "vitscope.interventions.resolution",
     "dream": "vitscope.dream",
     "drop_boxes": "vitscope.interventions.boxes",
     "drop_patches": "vitscope.interventions.patches",

@@ -115,7 +115,7 @@ def lines(
             if reference is not None:
                 place.axhline(reference, color=MUTED, linewidth=0.9, zorder=1)
             _scale_x(place, x_scale, ticks)
-            place.set_ylim(*y_range)
+        axes[0].set_ylim(*y_range)  # all share it, and it ends the search for a scale
         _legend(figure, axes, len(looks))
     return figure
 
@@ -157,7 +157,7 @@ def bars(
             )
             place.tick_params(axis="x", length=0)
             place.grid(visible=False, axis="x")
-            place.set_ylim(*y_range)
+        axes[0].set_ylim(*y_range)
         _legend(figure, axes, len(looks))
     return figure
 

@@ -9,6 +9,7 @@ import torch
 from vitscope.data.source import ImageBatch, OriginalIntervention, Picture, ViewIntervention
 from vitscope.interventions import images
 from vitscope.interventions.images import (
+    coarse,
     drop_boxes,
     drop_patches,
     high_pass,
@@ -20,6 +21,7 @@ from vitscope.interventions.images import (
 )
 
 ON_VIEW = [
+    coarse(9),
     low_pass(radius=4),
     high_pass(radius=4, shape="gaussian"),
     drop_patches(share=0.4, patch=4),

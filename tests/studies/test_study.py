@@ -1,6 +1,7 @@
 """What a study is: settings from a signature, needs that are checked, provenance of several models."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from vitscope.data.foregrounds import Boxes
 from vitscope.data.source import RawImage, Skipped, cut
 from vitscope.errors import BadValue, Failure, UnknownName
+from vitscope.models.vision_model import Sites
 from vitscope.studies import STUDIES, open_result, study
 from vitscope.studies.result import Result
-from vitscope.studies.study import Findings, Study, by_name
+from vitscope.studies.study import Findings, Study, by_name, label_notes
 from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 
@@ -272,6 +274,16 @@ def test_labels_that_may_not_be_the_models_are_noted(vit, classes, count):
     notes = result.provenance.settings["seen"]["notes"]
     assert len(notes) == count + 1
     assert not count or "the images have 2 classes and" in notes[0]
+
+
+def test_two_classes_of_one_name_are_noted_and_not_refused(vit):
+    """ImageNet has "maillot" twice; names of the source that tell them apart must not cost the other 998."""
+    known = [f"class {number}" for number in range(200)]
+    model = replace_classes(vit, (*known[:7], "maillot", "maillot, tank suit", *known[9:]))
+    model.sites = Sites([replace(site, units=200) for site in vit.sites if site.name == "logits"])
+    images = Images((*known[:7], "maillot, tights", "maillot", *known[9:]))
+    (note,) = label_notes({"m": model}, images)
+    assert note.startswith("double: has 'maillot' as class 8, m as 7: 1 of 199 names")
 
 
 def replace_classes(model, classes):

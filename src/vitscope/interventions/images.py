@@ -8,8 +8,10 @@ from vitscope.interventions.boxes import drop_boxes, keep_boxes
 from vitscope.interventions.filters import high_pass, low_pass
 from vitscope.interventions.movements import rotate, shift
 from vitscope.interventions.patches import drop_patches, shuffle_patches
+from vitscope.interventions.resolution import coarse
 
 __all__ = [
+    "coarse",
     "drop_boxes",
     "drop_patches",
     "high_pass",

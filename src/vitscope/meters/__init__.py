@@ -10,6 +10,11 @@ METERS = Registry(
         "topk": "vitscope.meters.topk:TopK",
         "moments": "vitscope.meters.moments:Moments",
         "accuracy": "vitscope.meters.accuracy:Accuracy",
+        "attention_distance": "vitscope.meters.attention_distance:AttentionDistance",
+        "cka": "vitscope.meters.hsic:CKA",
+        "head_grams": "vitscope.meters.head_grams:HeadGrams",
+        "predictions": "vitscope.meters.predictions:Predictions",
+        "skips": "vitscope.meters.skips:Skips",
         "token_accuracy": "vitscope.meters.token_accuracy:TokenAccuracy",
     },
 )

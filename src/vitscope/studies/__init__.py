@@ -18,8 +18,22 @@ if TYPE_CHECKING:
 STUDIES = Registry(
     "study",
     {
+        "attention_distance": "vitscope.studies.attention_distance:ATTENTION_DISTANCE",
+        "concepts": "vitscope.studies.concepts:CONCEPTS",
+        "foreground": "vitscope.studies.foreground:FOREGROUND",
         "frequency": "vitscope.studies.frequency:FREQUENCY",
+        "heads": "vitscope.studies.heads:HEADS",
+        "invariance": "vitscope.studies.invariance:INVARIANCE",
         "last_layer": "vitscope.studies.last_layer:LAST_LAYER",
+        "localisation": "vitscope.studies.localisation:LOCALISATION",
+        "progression": "vitscope.studies.progression:PROGRESSION",
+        "readout": "vitscope.studies.readout:READOUT",
+        "receptive_field": "vitscope.studies.receptive_field:RECEPTIVE_FIELD",
+        "similarity": "vitscope.studies.similarity:SIMILARITY",
+        "sites_compared": "vitscope.studies.sites_compared:SITES_COMPARED",
+        "spatial_cka": "vitscope.studies.spatial_cka:SPATIAL_CKA",
+        "skip_removal": "vitscope.studies.skip_removal:SKIP_REMOVAL",
+        "skips": "vitscope.studies.skips:SKIPS",
     },
 )
 """Name -> its `Study`. Third parties add theirs by entry points in the group `vitscope.study`."""

@@ -33,7 +33,7 @@ RESULT_FILE = "result.json"
 """Everything but the figures; written last, so that a folder that has it is complete."""
 SEEN = "seen"
 """The setting of a provenance that holds what a run met: images read, skipped, notes."""
-IDLE = (SEEN, "batch_size")
+IDLE = (SEEN, "batch_size", "keep")
 """Settings that ask for nothing: results do not depend on them."""
 
 
