@@ -56,6 +56,9 @@ def test_plain_and_other_objectives_share_a_pass():
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-6, rtol=1e-5)
 
 
+NOISE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize(
     "objective",
     [
@@ -63,8 +66,8 @@ def test_plain_and_other_objectives_share_a_pass():
         direction("blocks.1.ffn", [0.01] * 96),
         head("blocks.1", 1),
         1e4 * attention("blocks.1", 1),
-        distance("blocks.1", torch.rand(3, 32, 32)),
-        caricature("blocks.1", torch.rand(3, 32, 32)),
+        distance("blocks.1", NOISE),
+        caricature("blocks.1", NOISE),
         diverse(unit("blocks.1.ffn:3"), count=2),
     ],
     ids=lambda objective: objective.text,
