@@ -19,7 +19,8 @@ readme = load_script()
 
 
 @pytest.mark.slow
-def test_every_block_prints_what_the_readme_shows(tmp_path):
+def test_every_block_prints_what_the_readme_shows(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside other tests two threads are far slower than one
     text = readme.README.read_text()
     assert readme.masked(readme.refreshed(text, tmp_path)) == readme.masked(text), "run `just readme`"
 
