@@ -44,12 +44,12 @@ def test_a_pass_shows_at_least_the_copies_and_at_most_what_there_is():
     assert one.seconds > 0
 
 
-def test_larger_passes_are_taken_as_long_as_they_clearly_pay(monkeypatch):
+def test_the_largest_pass_is_taken_that_is_about_as_fast_as_the_fastest(monkeypatch):
     model = tiny_vit()
-    costs = {4: 4.0, 8: 6.0, 16: 11.9, 32: 1.0}  # seconds a pass: 1, 0.75, 0.74 an image
+    costs = {4: 4.0, 8: 5.9, 16: 12.0, 32: 40.0}  # seconds a pass: 1, 0.74, 0.75, 1.25 an image
     monkeypatch.setattr(planning, "_seconds", lambda *given: costs[given[-1]])
     plan = plan_dreams(model, bound(model, *(f"blocks.0.ffn:{n}" for n in range(8))), recipe=SHORT)
-    assert plan.images == 8
+    assert plan.images == 16
     assert plan.seconds == pytest.approx(0.75 * 4 * 10)
 
 

@@ -27,7 +27,7 @@ TUNED_ON = 8
 """Images of the pass whose forms are timed: always as many, so that all recipes and batches get the same."""
 
 MARGIN = 0.9
-"""A larger pass is taken if it needs at most this share of the time an image."""
+"""The fastest pass must need at least this share of another's time an image for both to count as equal."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,16 @@ def _deepest(model: VisionModel, objectives: Sequence[BoundObjective]) -> BoundO
 def _fastest(
     model: VisionModel, objective: BoundObjective, forms: Forms, copies: int, wanted: int
 ) -> tuple[int, float]:
-    """Images a pass, from `copies` upwards, and seconds an image; larger as long as that clearly pays."""
+    """Images a pass, `copies` or that doubled some times, and seconds an image.
+
+    The largest that is about as fast as the fastest: what a step does beside the pass is paid once a pass.
+    """
     largest = min(wanted, IMAGES_PER_PASS.get(model.device.type, IMAGES_PER_PASS["cpu"]))
-    images, best = copies, _seconds(model, objective, forms, copies) / copies
-    while images * 2 <= largest:
-        seconds = _seconds(model, objective, forms, images * 2) / (images * 2)
-        if seconds > MARGIN * best:
-            break
-        images, best = images * 2, seconds
-    return images, best
+    each = {copies: _seconds(model, objective, forms, copies) / copies}
+    while (images := 2 * max(each)) <= largest:
+        each[images] = _seconds(model, objective, forms, images) / images
+    chosen = max(images for images, seconds in each.items() if MARGIN * seconds <= min(each.values()))
+    return chosen, each[chosen]
 
 
 def _seconds(model: VisionModel, objective: BoundObjective, forms: Forms, images: int) -> float:
