@@ -15,7 +15,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     # 2 protocols
     {"models.vision_model", "data.source", "engine.engine"},
     {"meters.reading"},
-    {"meters.meter", "meters.board", "meters.share", "meters.grams", "house"},
+    {"meters.meter", "meters.board", "meters.share", "meters.ranking", "meters.grams", "house"},
     {"meters.gathering"},
     # 3 instruments, and first what they are made of
     {"models.substitute"},

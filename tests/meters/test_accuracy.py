@@ -8,7 +8,8 @@ import torch
 
 from vitscope.data.source import ImageBatch
 from vitscope.errors import BadValue
-from vitscope.meters.accuracy import NEVER, Accuracy, ranks_of
+from vitscope.meters.accuracy import Accuracy
+from vitscope.meters.ranking import NEVER, ranks_of
 from vitscope.meters.reading import Reading
 from vitscope.models.vision_model import Site
 
@@ -49,10 +50,10 @@ def test_shares_equal_a_plain_count(logits, labels, ids, k):
 
 
 def test_top_1_is_argmax_even_where_logits_are_equal():
-    logits = np.array([[1.0, 3.0, 3.0, 3.0], [2.0, 2.0, 2.0, 2.0]])
-    assert int(torch.from_numpy(logits)[0].argmax()) == 1
-    assert ranks_of(logits, np.array([1, 0])).tolist() == [0, 0]
-    assert ranks_of(logits, np.array([2, 3])).tolist() == [1, 3]
+    logits = torch.tensor([[[1.0, 3.0, 3.0, 3.0]], [[2.0, 2.0, 2.0, 2.0]]])
+    assert int(logits[0, 0].argmax()) == 1
+    assert ranks_of(logits, torch.tensor([1, 0])).tolist() == [[0], [0]]
+    assert ranks_of(logits, torch.tensor([2, 3])).tolist() == [[1], [3]]
 
 
 def test_fault_099_an_image_with_logits_that_are_not_finite_is_never_right(ids):

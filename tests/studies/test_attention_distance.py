@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import vitscope as vs
 from vitscope.errors import BadValue
@@ -15,12 +14,8 @@ from vitscope.testing import tiny_cnn, tiny_vit
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    draw = np.random.default_rng(0)
-    for index in range(6):
-        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return vs.images(f"folder:{folder}")
+def folder(noise):
+    return noise(6)
 
 
 @pytest.fixture(scope="module")

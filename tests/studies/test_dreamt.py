@@ -14,11 +14,6 @@ from vitscope.testing.doubles import tiny_vit
 RECIPE = short("vitscope", steps=2, copies=1)
 
 
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
 def test_units_are_drawn_without_repeats_and_nest(vit):
     site = vit.site("blocks.1.ffn")
     few, more = (drawn(site, units=count, seed=0) for count in (4, 20))

@@ -17,20 +17,9 @@ from vitscope.interventions.boxes import random_box
 from vitscope.studies import study
 from vitscope.studies.foreground import REGIONS, difference
 from vitscope.studies.foreground_published import PUBLISHED, RAW, TABLE_2
-from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 COUNT = 12
 SIDE = 48
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny_cnn()
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,8 @@ from vitscope.errors import BadValue
 from vitscope.models import load
 from vitscope.studies import study
 from vitscope.studies.frequency import area_under, radii_of
-from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 COUNT = 12
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny_cnn()
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-import vitscope as vs
 from vitscope.errors import BadValue, Unsuited
 from vitscope.meters.grams import Grams
 from vitscope.meters.head_grams import HeadGrams, of_sets
@@ -20,23 +17,8 @@ COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    draw = np.random.default_rng(0)
-    for index in range(COUNT):
-        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index:02}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images(folder):
-    return vs.images(f"folder:{folder}")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder):
-    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))])
-    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
+def folder(noise):
+    return noise(COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from vitscope.studies import study
 from vitscope.studies.invariance import ANGLES, SHIFTS
 from vitscope.studies.invariance_published import PUBLISHED
 from vitscope.tap import read
-from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 COUNT = 7
 UNITS = 6
@@ -21,16 +20,6 @@ COLUMNS = (
     "model site movement ratio ratio_low ratio_high median_ratio average_image activation units "
     "units_without images"
 )
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny_cnn()
 
 
 @pytest.fixture(scope="module")

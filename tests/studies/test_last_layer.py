@@ -46,17 +46,6 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.fixture(scope="module")
-def images(folder):
-    return vs.images(f"folder:{folder}")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder):
-    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.rglob("*.png"))])
-    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
-
-
 LABELS = torch.arange(10).repeat_interleave(3)
 
 

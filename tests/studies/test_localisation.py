@@ -14,23 +14,12 @@ from vitscope.data.stream import stream
 from vitscope.errors import BadValue, UnknownSite
 from vitscope.studies import study
 from vitscope.tap import read
-from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 COUNT = 9
 COLUMNS = (
     "model site active_share active_share_q25 active_share_q75 auc auc_q25 auc_q75 auc_distance "
     "auc_distance_q25 auc_distance_q75 auc_distance_turned units units_without places exemplars"
 )
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny_cnn()
 
 
 @pytest.fixture(scope="module")

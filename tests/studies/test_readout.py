@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-import vitscope as vs
 from vitscope.errors import Unsuited
 from vitscope.interventions.readouts import READINGS, read_out_early
 from vitscope.interventions.trunk import answer
@@ -19,26 +17,8 @@ LABELS = torch.arange(COUNT) % 10
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("images")
-    draw = np.random.default_rng(0)
-    for index in range(COUNT):
-        values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
-        Image.fromarray(values.astype(np.uint8)).save(place / f"{index:02}.png")
-    text = "".join(f"{index:02}.png,{index % 10}\n" for index in range(COUNT))
-    (place / "labels.csv").write_text(f"path,index\n{text}")
-    return place
-
-
-@pytest.fixture(scope="module")
-def images(folder):
-    return vs.images(f"folder:{folder}", labels=folder / "labels.csv")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder):
-    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))])
-    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
+def folder(tinted):
+    return tinted(COUNT)
 
 
 def streams(model, pixels):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import vitscope as vs
@@ -21,17 +20,8 @@ PIXELS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    draw = np.random.default_rng(0)
-    for index in range(5):
-        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images(folder):
-    return vs.images(f"folder:{folder}")
+def folder(noise):
+    return noise(5)
 
 
 @pytest.fixture(scope="module")

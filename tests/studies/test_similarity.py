@@ -23,11 +23,6 @@ COUNT = 21
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
 def cnn():
     """Shown the same images otherwise: another size, cut and scale."""
     model = tiny_cnn()

@@ -19,11 +19,6 @@ SETTINGS = {"units": 4, "steps": 2, "copies": 1, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
 def nothing(tmp_path_factory):
     """A source: dreams need no images."""
     folder = tmp_path_factory.mktemp("nothing")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import vitscope as vs
 from vitscope.errors import BadValue, Unsuited
@@ -16,26 +15,8 @@ COUNT = 20
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("images")
-    draw = np.random.default_rng(0)
-    for index in range(COUNT):
-        values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
-        Image.fromarray(values.astype(np.uint8)).save(place / f"{index:02}.png")
-    return place
-
-
-@pytest.fixture(scope="module")
-def images(folder):
-    text = "".join(f"{index:02}.png,{index % 10}\n" for index in range(COUNT))
-    (folder / "labels.csv").write_text(f"path,index\n{text}")
-    return vs.images(f"folder:{folder}", labels=folder / "labels.csv")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder):
-    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))])
-    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
+def folder(tinted):
+    return tinted(COUNT)
 
 
 @pytest.fixture(scope="module")

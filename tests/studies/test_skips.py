@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
@@ -20,23 +19,8 @@ from vitscope.testing import tiny_cnn, tiny_vit
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    draw = np.random.default_rng(0)
-    for index in range(5):
-        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images(folder):
-    return vs.images(f"folder:{folder}")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder):
-    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))])
-    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
+def folder(noise):
+    return noise(5)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from vitscope.models.vision_model import Sites
 from vitscope.studies import STUDIES, open_result, study
 from vitscope.studies.result import Result
 from vitscope.studies.study import Findings, Study, by_name, label_notes
-from vitscope.testing.doubles import tiny_cnn, tiny_vit
 
 
 class Images:
@@ -76,16 +75,6 @@ def described(**changes) -> Study:
         "published": ({"model": "other", "sites": 7, "source": "Table 1"},),
     }
     return Study(**{**facts, **changes})
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny_cnn()
 
 
 def test_settings_are_the_functions_keyword_arguments():

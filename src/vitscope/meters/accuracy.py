@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from vitscope.errors import BadValue
 from vitscope.meters.meter import Arrays
+from vitscope.meters.ranking import Ranked, labelled, no_accuracy, ranks_of
 from vitscope.meters.reading import Array, Reading
 from vitscope.meters.share import Ratio, Share, paired_p_value, paired_ratio
-from vitscope.models.vision_model import Site, Sites
-
-NEVER = np.iinfo(np.int32).max
-"""Rank of a class whose image has logits that are not finite: it is not among any first k."""
+from vitscope.models.vision_model import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Ranked):
     """The share of images whose class is among the model's first k.
 
     Classes are ranked by logit, equal ones by index, so that the first is what `argmax` gives. Images without
@@ -107,21 +105,10 @@ class Accuracy:
         BadValue: no k, or one below 1.
     """
 
-    top: tuple[int, ...] = (1, 5)
-    site: str = field(default="logits", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not self.top or min(self.top) < 1:
-            raise BadValue(f"top lists the first k classes that count, each at least 1, not {self.top}")
-
     @property
     def name(self) -> str:
         """ "accuracy"."""
         return "accuracy"
-
-    def sites(self, sites: Sites) -> Sequence[Site]:
-        """The logits."""
-        return [sites.named(self.site)]
 
     def start(self, sites: Sequence[Site]) -> AccuracyState:
         """A state that has seen nothing."""
@@ -148,18 +135,13 @@ class AccuracyState:
 
     def read(self, reading: Reading) -> None:
         """Take in one batch of logits."""
-        labels = reading.batch.labels.numpy().astype(np.int32)
-        known = labels >= 0
+        labels = reading.batch.labels
+        known = labelled(labels, self.site)
         self.unlabelled += int((~known).sum())
-        if known.any() and labels.max() >= self.site.units:
-            raise BadValue(
-                f"an image has the label {labels.max()}, but {self.site.name} has {self.site.units} classes "
-                f"(0..{self.site.units - 1}): these labels are not those of this model. Give --labels FILE "
-                "with the model's own numbers"
-            )
-        logits = reading.activations[:, 0].double().cpu().numpy()
+        logits, places = reading.activations[:, :1], known.to(reading.activations.device)
+        ranks = ranks_of(logits[places], labels.to(logits.device)[places])[:, 0]
         ids = np.frombuffer(bytes.fromhex("".join(reading.batch.ids)), np.uint8).reshape(-1, 16)
-        self.seen.append((ids[known], labels[known], ranks_of(logits[known], labels[known])))
+        self.seen.append((ids[known.numpy()], labels[known].int().numpy(), ranks.cpu().numpy()))
 
     def merge(self, other: AccuracyState) -> AccuracyState:
         """What both have seen."""
@@ -190,19 +172,5 @@ class AccuracyState:
         """
         found = self.arrays()
         if not len(found["ranks"]):
-            raise BadValue(
-                f"none of the {self.unlabelled} images has a label, so there is no accuracy. Give "
-                "--labels FILE, a CSV with the columns path and label"
-            )
+            raise no_accuracy(self.unlabelled)
         return Accuracies(self.meter.top, found["ids"], found["labels"], found["ranks"], self.unlabelled)
-
-
-def ranks_of(logits: Float[Array, "image class"], labels: Int[Array, " image"]) -> Int32[Array, " image"]:
-    """How many classes come before the label: those with a larger logit, and equal ones of lower index.
-
-    `NEVER` where a logit of the image is not finite.
-    """
-    own = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=1)
-    before = np.arange(logits.shape[1]) < labels[:, None]
-    ranks = ((logits > own) | ((logits == own) & before)).sum(axis=1)
-    return np.where(np.isfinite(logits).all(axis=1), ranks, NEVER).astype(np.int32)

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from einops import rearrange
-from jaxtyping import Int, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from vitscope.errors import BadValue
 from vitscope.meters.meter import Arrays
+from vitscope.meters.ranking import Ranked, labelled, no_accuracy, ranks_of
 from vitscope.meters.reading import Array, Reading
 from vitscope.meters.share import Share
-from vitscope.models.vision_model import Site, Sites
+from vitscope.models.vision_model import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class TokenAccuracies:
 
 
 @dataclass(frozen=True)
-class TokenAccuracy:
+class TokenAccuracy(Ranked):
     """Accuracy of each answer, where a model hands out several rows an image, one after another.
 
     That is so inside `head_on_places` (one row for every token of the last layer, and one for the average of
@@ -78,21 +77,10 @@ class TokenAccuracy:
         BadValue: no k, or one below 1.
     """
 
-    top: tuple[int, ...] = (1, 5)
-    site: str = field(default="logits", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not self.top or min(self.top) < 1:
-            raise BadValue(f"top lists the first k classes that count, each at least 1, not {self.top}")
-
     @property
     def name(self) -> str:
         """ "token_accuracy"."""
         return "token_accuracy"
-
-    def sites(self, sites: Sites) -> Sequence[Site]:
-        """The logits."""
-        return [sites.named(self.site)]
 
     def start(self, sites: Sequence[Site]) -> TokenAccuracyState:
         """A state that has seen nothing."""
@@ -119,15 +107,10 @@ class TokenAccuracyState:
         labels, logits = reading.batch.labels, reading.activations[:, 0]
         if len(logits) % len(labels):
             raise BadValue(f"{len(logits)} rows of logits are not as many for each of {len(labels)} images")
-        known = labels >= 0
+        known = labelled(labels, self.site)
         self.unlabelled += int((~known).sum())
-        if known.any() and labels.max() >= self.site.units:
-            raise BadValue(
-                f"an image has the label {labels.max()}, but {self.site.name} has {self.site.units} classes "
-                f"(0..{self.site.units - 1}): these labels are not those of this model"
-            )
         answers = rearrange(logits, "(image answer) unit -> image answer unit", image=len(labels))
-        ranks = _ranks(answers[known.to(logits.device)], labels[known].to(logits.device))
+        ranks = ranks_of(answers[known.to(logits.device)], labels[known].to(logits.device))
         right = np.stack([(ranks < k).sum(0).cpu().numpy() for k in self.meter.top])
         self.images += int(known.sum())
         self.right = _added(self.right, right)
@@ -151,20 +134,8 @@ class TokenAccuracyState:
             BadValue: no image has a label.
         """
         if not self.images:
-            raise BadValue(
-                f"none of the {self.unlabelled} images has a label, so there is no accuracy. Give "
-                "--labels FILE, a CSV with the columns path and label"
-            )
+            raise no_accuracy(self.unlabelled)
         return TokenAccuracies(self.meter.top, self.right, self.images, self.unlabelled)
-
-
-def _ranks(answers: Tensor, labels: Int[Tensor, " image"]) -> Int[Tensor, "image answer"]:
-    """How many classes come before the label: those with a larger logit, and equal ones of lower index."""
-    units = answers.shape[-1]
-    own = answers.gather(-1, labels.long()[:, None, None].expand(-1, answers.shape[1], 1))
-    before = torch.arange(units, device=answers.device) < labels[:, None, None]
-    ranks = ((answers > own) | ((answers == own) & before)).sum(-1)
-    return torch.where(answers.isfinite().all(-1), ranks, units)
 
 
 def _added(one: Array, other: Array) -> Array:

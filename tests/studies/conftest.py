@@ -1,0 +1,65 @@
+"""What tests of studies share: small models, and folders of pictures drawn by lot."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitscope as vs
+from vitscope.testing import tiny_cnn, tiny_vit
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return tiny_vit()
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    return tiny_cnn()
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Makes a folder of so many pictures of noise."""
+
+    def make(count, *, size=(32, 32)):
+        folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+        for index in range(count):
+            values = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(values).save(folder / f"{index:02}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tinted(tmp_path_factory):
+    """Makes a folder of so many pictures of noise, each in its own colour, with the ten labels in turn."""
+
+    def make(count):
+        folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+        for index in range(count):
+            values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
+            Image.fromarray(values.astype(np.uint8)).save(folder / f"{index:02}.png")
+        lines = [f"{index:02}.png,{index % CLASSES}" for index in range(count)]
+        (folder / "labels.csv").write_text("\n".join(["path,index", *lines, ""]))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def images(folder):
+    """The pictures of the module's folder as a source, with their labels where it has some."""
+    labels = folder / "labels.csv"
+    return vs.images(f"folder:{folder}", labels=labels if labels.exists() else None)
+
+
+@pytest.fixture(scope="module")
+def pixels(folder):
+    """The same pictures in one tensor, 0 to 1."""
+    values = np.stack([np.array(Image.open(file)) for file in sorted(folder.rglob("*.png"))])
+    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255
