@@ -29,7 +29,8 @@ from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
 from vitscope.models import load
 from vitscope.models.vision_model import VisionModel
-from vitscope.scan import BATCH_SIZE, read_batches
+from vitscope.parts import BATCH_SIZE
+from vitscope.passes import read_batches
 
 LIMIT = 1.15
 """The budget: what the scan of an atlas may cost, as a multiple of the bare forward pass."""

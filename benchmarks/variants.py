@@ -30,8 +30,8 @@ from vitscope.interventions.images import high_pass, low_pass
 from vitscope.meters.moments import Moments
 from vitscope.models import load
 from vitscope.models.vision_model import VisionModel
+from vitscope.parts import BATCH_SIZE
 from vitscope.passes import Variant, scan_shard_variants
-from vitscope.scan import BATCH_SIZE
 
 LIMIT = 1.1
 """The budget: what m variants may cost, decoding taken off, as a multiple of m bare forward passes."""

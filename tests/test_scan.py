@@ -14,7 +14,8 @@ from vitscope.data.source import RawImage, Shard, Skipped, cut
 from vitscope.errors import BadValue, DeviceError, Failure, SourceError, UnknownSite
 from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
-from vitscope.scan import Part, check_skipped, merge_parts, scan, scan_shard
+from vitscope.parts import Part, check_skipped, merge_parts
+from vitscope.scan import scan, scan_shard
 from vitscope.tap import read
 from vitscope.testing import tiny_cnn, tiny_vit
 

@@ -24,8 +24,9 @@ from vitscope.interventions.images import (
 )
 from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
+from vitscope.parts import merge_parts
 from vitscope.passes import scan_shard_variants
-from vitscope.scan import merge_parts, scan
+from vitscope.scan import scan
 from vitscope.testing import tiny_vit
 from vitscope.variants import Variant, scan_variants
 

@@ -15,17 +15,8 @@ from vitscope.errors import BadValue
 from vitscope.front import callable_as
 from vitscope.meters.meter import Meter
 from vitscope.models.vision_model import VisionModel
-from vitscope.parts import BATCH_SIZE as BATCH_SIZE
-from vitscope.parts import MAX_SKIP as MAX_SKIP
-from vitscope.parts import ImageRecord as ImageRecord
-from vitscope.parts import Part as Part
-from vitscope.parts import Scanned as Scanned
-from vitscope.parts import ShardRecord as ShardRecord
-from vitscope.parts import check_skipped as check_skipped
-from vitscope.parts import gathered
-from vitscope.parts import merge_parts as merge_parts
+from vitscope.parts import BATCH_SIZE, MAX_SKIP, Part, Scanned, gathered
 from vitscope.passes import PLAIN, fresh_states, scan_shard_variants
-from vitscope.passes import read_batches as read_batches
 
 
 def scan(

@@ -14,7 +14,7 @@ from vitscope.dream import recipe_named
 from vitscope.dream.recipe import Recipe
 from vitscope.engine.engine import Engine
 from vitscope.models.vision_model import VisionModel
-from vitscope.scan import BATCH_SIZE, MAX_SKIP
+from vitscope.parts import BATCH_SIZE, MAX_SKIP
 
 __all__ = ["Atlas", "Built", "build", "open"]
 

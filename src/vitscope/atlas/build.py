@@ -25,8 +25,8 @@ from vitscope.meters.meter import Meter
 from vitscope.meters.moments import EDGES, Moments
 from vitscope.meters.topk import TopK
 from vitscope.models.vision_model import Site, VisionModel
+from vitscope.parts import BATCH_SIZE, MAX_SKIP
 from vitscope.provenance import Provenance, versions
-from vitscope.scan import BATCH_SIZE, MAX_SKIP
 
 
 @dataclass(frozen=True)

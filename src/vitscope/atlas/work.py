@@ -26,7 +26,7 @@ from vitscope.errors import AtlasError, SourceError
 from vitscope.lean import Forms
 from vitscope.meters.meter import Meter
 from vitscope.models.vision_model import VisionModel
-from vitscope.scan import Part, check_skipped, merge_parts
+from vitscope.parts import Part, check_skipped, merge_parts
 
 OnProgress = Callable[[str, int, int], None]
 """Told the stage ("scanning", "thumbnails", "leaves", "dreams"), how many pieces are done, and of how
