@@ -174,6 +174,21 @@ class Board:
         return {**found, "image": np.ascontiguousarray(words, dtype=">u8").view(np.uint8)}
 
 
+def together(some: Mapping[str, Board], others: Mapping[str, Board]) -> dict[str, Board]:
+    """The best of both, by site; what stands in both counts once."""
+    both = dict(some)
+    for site, board in others.items():
+        both[site] = both[site].plus(board) if site in both else board
+    return both
+
+
+def arrays_of(boards: Mapping[str, Board]) -> dict[str, Array]:
+    """All boards as "<site>/<what>", best first: equal boards have equal arrays."""
+    return {
+        f"{site}/{what}": array for site, board in boards.items() for what, array in board.arrays().items()
+    }
+
+
 def quantised(
     cells: Float32[Array, "unit cell"], low: Float32[Array, " unit"], high: Float32[Array, " unit"]
 ) -> UInt8[Array, "unit cell"]:

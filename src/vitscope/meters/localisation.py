@@ -27,7 +27,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from vitscope.data.foregrounds import shares
 from vitscope.errors import BadValue
-from vitscope.meters.board import ARRAYS, Board, tamed
+from vitscope.meters.board import ARRAYS, Board, arrays_of, tamed, together
 from vitscope.meters.meter import Arrays
 from vitscope.meters.reading import Array, Reading
 from vitscope.models.vision_model import Site, Sites
@@ -150,18 +150,11 @@ class LocalisationState:
 
     def merge(self, other: LocalisationState) -> LocalisationState:
         """The best of what both have seen; seeing the same twice changes nothing."""
-        both = dict(self.boards)
-        for name, board in other.boards.items():
-            both[name] = both[name].plus(board) if name in both else board
-        return LocalisationState(self.meter, self.sites, both)
+        return LocalisationState(self.meter, self.sites, together(self.boards, other.boards))
 
     def arrays(self) -> Arrays:
         """Everything, as "<site>/<what>", best first: equal states have equal arrays."""
-        return {
-            f"{name}/{what}": array
-            for name, board in self.boards.items()
-            for what, array in board.arrays().items()
-        }
+        return arrays_of(self.boards)
 
     def result(self) -> dict[str, Localised]:
         """The measures, by site."""

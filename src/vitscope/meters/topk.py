@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float32, Int32, Integer, UInt8
 
 from vitscope.errors import BadValue
-from vitscope.meters.board import ARRAYS, Board, quantised, tamed
+from vitscope.meters.board import ARRAYS, Board, arrays_of, quantised, tamed, together
 from vitscope.meters.meter import Arrays
 from vitscope.meters.reading import Array, Reading
 from vitscope.models.vision_model import Site, Sites
@@ -184,18 +184,11 @@ class TopKState:
 
     def merge(self, other: TopKState) -> TopKState:
         """The best of what both have seen; seeing the same twice changes nothing."""
-        both = dict(self.boards)
-        for name, board in other.boards.items():
-            both[name] = both[name].plus(board) if name in both else board
-        return TopKState(self.meter, self.sites, both)
+        return TopKState(self.meter, self.sites, together(self.boards, other.boards))
 
     def arrays(self) -> Arrays:
         """Everything, as "<site>/<what>", best first: equal states have equal arrays."""
-        return {
-            f"{name}/{what}": array
-            for name, board in self.boards.items()
-            for what, array in board.arrays().items()
-        }
+        return arrays_of(self.boards)
 
     def result(self) -> dict[str, Exemplars]:
         """The exemplars, by site."""

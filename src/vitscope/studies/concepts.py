@@ -26,9 +26,8 @@ from vitscope.meters.topk import Exemplars, TopK
 from vitscope.parts import BATCH_SIZE, ImageRecord, Scanned
 from vitscope.plots import Line, lines
 from vitscope.scan import scan
-from vitscope.studies.depth import PATTERNS, first_pattern, padded, quartiles
+from vitscope.studies.depth import PATTERNS, depths, first_pattern, padded, quartiles
 from vitscope.studies.effects import Effect, average, mean_of
-from vitscope.studies.ladder import depths
 from vitscope.studies.matching import matched_difference
 from vitscope.studies.result import Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study

@@ -51,6 +51,11 @@ def along(sites: int) -> Float[Array, " site"]:
     return np.linspace(0, 100, sites) if sites > 1 else np.full(sites, 100.0)
 
 
+def depths(sites: int) -> list[float]:
+    """How deep so many sites in order lie: 0 of the first, 1 of the last."""
+    return [place / max(sites - 1, 1) for place in range(sites)]
+
+
 def column(rows: Sequence[Row], name: str) -> Float[Array, " row"]:
     """A column of numbers as an array; NaN where a row has none."""
     return np.array([np.nan if row.get(name) is None else float(row[name]) for row in rows], np.float64)

@@ -18,6 +18,7 @@ from vitscope.meters.share import CONFIDENCE
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.plots import Line, lines
+from vitscope.studies.depth import column
 from vitscope.studies.result import Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 from vitscope.variants import Variant, scan_variants
@@ -220,7 +221,7 @@ def _figure(result: Result, columns: tuple[str, str, str], *, relative: bool) ->
         series = []
         for model in result.models:
             rows = result.rows(model=model, filter=shape, direction=direction)
-            y, low, high = ([_number(row[name]) for row in rows] for name in columns)
+            y, low, high = (column(rows, name) for name in columns)
             series.append(Line(model, [row["radius"] for row in rows], y, low, high))
         panels[f"{direction}-pass, {shape}"] = series
     return lines(
@@ -230,10 +231,6 @@ def _figure(result: Result, columns: tuple[str, str, str], *, relative: bool) ->
         y_range=(0, None),
         reference=100 if relative else None,
     )
-
-
-def _number(value: float | int | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 FREQUENCY = Study(

@@ -23,6 +23,7 @@ from vitscope.meters.hsic import CKA
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.scan import scan
+from vitscope.studies.depth import column
 from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 
@@ -133,7 +134,7 @@ def _rows(distance: Array, sets: Sequence[Sequence[int]], heads: Grams, layers: 
     similar = heads.cka(layers)
     means = [float(distance[list(of)].mean()) for of in sets]
     rows: list[Row] = []
-    for column, layer in enumerate(layers.sites):
+    for place, layer in enumerate(layers.sites):
         for row, of in enumerate(sets):
             rows.append(
                 {
@@ -141,12 +142,12 @@ def _rows(distance: Array, sets: Sequence[Sequence[int]], heads: Grams, layers: 
                     "layer": layer,
                     "heads": "+".join(map(str, of)),
                     "distance": means[row],
-                    "cka": float(similar.value[row, column]),
-                    "cka_error": float(similar.error[row, column]),
+                    "cka": float(similar.value[row, place]),
+                    "cka_error": float(similar.error[row, place]),
                 }
             )
-    for column, layer in enumerate(layers.sites):
-        known = similar.value[:, column]
+    for place, layer in enumerate(layers.sites):
+        known = similar.value[:, place]
         varied = len(sets) > 2 and np.isfinite(known).all() and len(set(means)) > 1 and len(set(known)) > 1
         trend = float(spearmanr(means, known).statistic) if varied else float("nan")
         rows.append({"part": "trend", "layer": layer, "sets": len(sets), "spearman": trend})
@@ -160,22 +161,14 @@ def draw(result: Result) -> dict[str, Figure]:
     panels: dict[str, list[Line]] = {}
     for row in result.rows(part="trend"):
         sets = result.rows(part="set", **{name: row[name] for name in ("model", "other", "layer")})
-        bounds = [
-            [_number(one["cka"]) + sign * _number(one["cka_error"]) for one in sets] for sign in (-1, 1)
-        ]
-        line = Line(
-            row["layer"], [one["distance"] for one in sets], [_number(one["cka"]) for one in sets], *bounds
-        )
+        distance, cka, error = (column(sets, name) for name in ("distance", "cka", "cka_error"))
+        line = Line(row["layer"], distance, cka, cka - error, cka + error)
         panels.setdefault(f"{row['model']} and {row['other']}", []).append(line)
     return {
         "heads": lines(
             panels, x_label="mean attention distance of the heads (px)", y_label="CKA with a layer"
         )
     }
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 HEADS = Study(

@@ -23,10 +23,9 @@ from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.plots import Line, lines, pictures
 from vitscope.scan import scan
 from vitscope.studies.appearance import Picture, as_text, from_text, jpeg_bits, roughness, spectral_slope
-from vitscope.studies.depth import PATTERNS, first_pattern, quartiles
+from vitscope.studies.depth import PATTERNS, depths, first_pattern, quartiles
 from vitscope.studies.dreamt import Dreamt, drawn, dreams_of, short
 from vitscope.studies.exemplars import views
-from vitscope.studies.ladder import depths
 from vitscope.studies.result import Result, Row, file_name
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 
