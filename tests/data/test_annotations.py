@@ -251,3 +251,25 @@ def test_real_masks_and_boxes_of_coco_agree(shared, tmp_path):
         around = boxes.foreground(entry.path)
         if around is not None:
             assert (inside & around.inside(rows, columns)).sum() > 0.9 * inside.sum()
+
+
+def test_a_source_takes_how_boxes_and_masks_are_read(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "1.png")
+    boxes = box_file(tmp_path, "path,x0,y0,x1,y1\n1.png,2,2,5,5\n")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(masks / "1.png")
+
+    def area(**settings):
+        source = images(photos, **settings)
+        (entry,) = source.read(source.shards()[0])
+        return int(entry.foreground.inside(8, 8).sum())
+
+    assert area(boxes=boxes) == 9
+    assert area(boxes=boxes, edges="pixels") == 16
+    assert area(masks=masks) == 63
+    assert area(masks=masks, mask_values=(3, 7, 70)) == 2
+    with pytest.raises(BadValue, match="edges says how boxes are read: give boxes too"):
+        images(photos, masks=masks, edges="pixels")

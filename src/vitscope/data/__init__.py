@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitscope.data.derived import Images, Mapped
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue, MissingPath, UnknownName, suggestion
 from vitscope.registry import Registry
+
+if TYPE_CHECKING:
+    from vitscope.data.annotations import Edge
 
 SOURCES = Registry(
     "source",
@@ -32,6 +36,8 @@ def images(
     accept_truncated: bool | None = None,
     boxes: str | Path | None = None,
     masks: str | Path | None = None,
+    edges: Edge | None = None,
+    mask_values: Collection[int] | None = None,
     limit: int | None = None,
 ) -> Images:
     """Open a source of images.
@@ -42,9 +48,11 @@ def images(
         classes: a CSV with the columns index and wnid or name: what class folders mean.
         links_followed: follow links that lead out of a folder.
         accept_truncated: complete JPEGs that end early with grey, rather than skip them.
-        boxes: a CSV or a folder of XML files that say where the object is; see `foregrounds`, which reads
-            other forms of them for `images(...).annotated`.
+        boxes: a CSV or a folder of XML files that say where the object is; see `foregrounds`.
         masks: a folder of PNGs that say the same.
+        edges: whether corners of boxes are lines "between" pixels, which is taken where nothing is said, or
+            the first and last "pixels" of a box, as in Tiny-ImageNet.
+        mask_values: which values of a mask are foreground; all but 0 where none are given.
         limit: the first so many entries only.
 
     Raises:
@@ -71,11 +79,19 @@ def images(
     else:
         opened = source
     found = opened if isinstance(opened, Images) else Mapped(opened, ())
+    _check_of("boxes", boxes, "edges", edges)
+    _check_of("masks", masks, "mask_values", mask_values)
     if boxes is not None or masks is not None:
         from vitscope.data.annotations import foregrounds
 
-        found = found.annotated(foregrounds(boxes=boxes, masks=masks))
+        read = foregrounds(boxes=boxes, masks=masks, edges=edges or "between", values=mask_values)
+        found = found.annotated(read)
     return found if limit is None else found.limit(limit)
+
+
+def _check_of(what: str, given: str | Path | None, name: str, value: object) -> None:
+    if value is not None and given is None:
+        raise BadValue(f"{name} says how {what} are read: give {what} too")
 
 
 def _open(scheme: str, rest: str, options: dict[str, Any]) -> ImageSource:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path, PurePosixPath
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 from xml.etree import ElementTree
 
 from vitscope.data.foregrounds import Boxes, Corners, Mask
@@ -54,10 +54,13 @@ def foregrounds(
 
     Raises:
         MissingPath: there is no such file or folder.
-        BadValue: not exactly one of boxes and masks is given, or the file is damaged; its row is named.
+        BadValue: not exactly one of boxes and masks is given, edges are something else, or the file is
+            damaged; its row is named.
 
     >>> foregrounds(masks="coco/masks", values=range(1, 92))   # doctest: +SKIP
     """
+    if edges not in get_args(Edge):
+        raise BadValue(f"edges of boxes are {' or '.join(get_args(Edge))}, not {edges!r}")
     if (boxes is None) == (masks is None):
         raise BadValue("give either boxes or masks to say what the foreground is")
     if masks is not None:
