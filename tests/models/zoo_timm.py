@@ -43,7 +43,7 @@ ZOO: dict[str, tuple[int, dict[str, Any]]] = {
     "mvitv2_tiny": (64, {}),
     "nest_tiny": (64, {}),
     "pvt_v2_b0": (64, {"depths": (1, 1, 1, 1)}),
-    "pvt_v2_b2_li": (64, {"depths": (1, 1, 1, 1)}),
+    "pvt_v2_b2_li": (64, {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 40, 64)}),
     "swinv2_tiny_window8_256": (64, {"depths": (2, 2, 2, 2), "embed_dim": 24}),
     "swinv2_cr_tiny_224": (64, {"depths": (2, 2, 2, 2), "embed_dim": 24}),
     "tiny_vit_5m_224": (64, {"depths": (1, 1, 2, 1)}),
@@ -77,8 +77,8 @@ ZOO: dict[str, tuple[int, dict[str, Any]]] = {
     "test_mambaout": (64, {}),
     "convmixer_768_32": (64, {}),
     # convolutions alone
-    "convnext_atto": (64, {}),
-    "convnextv2_atto": (64, {}),
+    "convnext_atto": (64, {"depths": (1, 1, 2, 1)}),
+    "convnextv2_atto": (64, {"depths": (1, 1, 2, 1)}),
     "cs3darknet_focus_s": (64, {}),
     "densenet121": (64, {"block_config": (2, 2, 2, 2)}),
     "dpn48b": (64, {}),
@@ -100,11 +100,11 @@ ZOO: dict[str, tuple[int, dict[str, Any]]] = {
     "resnest14d": (64, {}),
     "resnet10t": (64, {}),
     "resnet26": (64, {"layers": (1, 2, 1, 1)}),
-    "resnetv2_18": (64, {}),
+    "resnetv2_18": (64, {"layers": (1, 2, 1, 1)}),
     "rexnet_100": (64, {}),
     "selecsls42": (64, {}),
-    "legacy_seresnet18": (64, {}),
-    "skresnet18": (64, {}),
+    "legacy_seresnet18": (64, {"layers": (1, 2, 1, 1)}),
+    "skresnet18": (64, {"layers": (1, 2, 1, 1)}),
     "starnet_s050": (64, {}),
     "tresnet_m": (64, {"layers": (1, 1, 1, 1)}),
     "vgg11_bn": (64, {"mlp_ratio": 0.05}),
@@ -121,9 +121,12 @@ def models() -> dict[str, Factory]:
 
 def model(name: str) -> tuple[nn.Module, tuple[int, int]]:
     import timm
+    from timm.models.convmixer import ConvMixer
 
     size, settings = ZOO[name]
     facts = {"num_classes": 10, **settings}
+    if name.startswith("convmixer"):  # by its name it has 32 blocks, and takes no other number
+        return ConvMixer(dim=48, depth=4, kernel_size=7, patch_size=7, **facts).eval(), (size, size)
     try:
         module = timm.create_model(name, img_size=size, **facts)
     except TypeError:  # its input may have any size

@@ -26,7 +26,7 @@ ZOO: dict[str, tuple[int, dict[str, Any]]] = {
     "mobilenet_v3_small": (64, {}),
     "regnet_y_400mf": (64, {}),
     "resnet18": (64, {}),
-    "resnet50": (64, {}),
+    "resnet50": (64, {"width_per_group": 16}),
     "resnext50_32x4d": (64, {}),
     "shufflenet_v2_x0_5": (64, {}),
     "squeezenet1_1": (64, {}),
@@ -44,7 +44,7 @@ def models() -> dict[str, Factory]:
 
 def model(name: str) -> tuple[nn.Module, tuple[int, int]]:
     import torchvision
-    from torchvision.models import ConvNeXt, MaxVit, SwinTransformer, VisionTransformer
+    from torchvision.models import ConvNeXt, DenseNet, MaxVit, SwinTransformer, VisionTransformer
     from torchvision.models.convnext import CNBlockConfig
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
@@ -58,6 +58,7 @@ def model(name: str) -> tuple[nn.Module, tuple[int, int]]:
         "swin_v2_t": lambda: SwinTransformer(
             **SWIN, num_classes=10, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2
         ),
+        "densenet121": lambda: DenseNet(block_config=(2, 2, 2, 2), num_classes=10),
         "maxvit_t": lambda: MaxVit((size, size), 16, 4, [16, 32], [1, 1], 8, 0.0, num_classes=10),
     }
     facts = {"weights": None, "num_classes": 10, **settings}
