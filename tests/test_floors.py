@@ -98,7 +98,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "dream.trust",
     },
     # 4 loops
-    {"interventions.trunk"},
+    {"interventions.beginnings", "interventions.trunk"},
     {"interventions.model", "interventions.positions", "interventions.units"},
     {"interventions.depths", "interventions.readouts"},
     {"dream.ascent"},
@@ -127,7 +127,6 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "studies.appearance",
         "studies.effects",
         "studies.fields",
-        "studies.ladder",
         "studies.shortcuts",
         "studies.taxonomy",
     },

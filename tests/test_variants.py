@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from vitscope.interventions.images import (
     shift,
     shuffle_patches,
 )
+from vitscope.interventions.units import remove_skip
 from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
 from vitscope.parts import merge_parts
@@ -156,6 +158,39 @@ def test_fault_053_all_variants_start_again_with_half_the_batch(model, annotated
     found = scan_variants(model, annotated, GRID, METERS, batch_size=8)
     for name, one in found.items():
         same(one, whole[name])
+
+
+def test_blocks_that_nothing_changes_run_once(model, annotated):
+    ran = []
+    hooks = [
+        block.attn.register_forward_hook(lambda *_, index=index: ran.append(index))
+        for index, block in enumerate(model.module.blocks)
+    ]
+    later = tuple(
+        Variant(f"without {block}", model=(partial(remove_skip, block=block, which="mlp"),), unchanged=block)
+        for block in range(3)
+    )
+    other = replace(later[2], name="other images", images=(low_pass(radius=4),))
+    variants = [Variant("plain"), *later, other]
+    meters = [Moments("blocks.*")]
+    try:
+        found = scan_variants(model, annotated, variants, meters, batch_size=16)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert ran == [0, 1, 2, 0, 1, 2, 1, 2, 2, 0, 1, 2]
+    for variant in variants:
+        alone = scan_variants(model, annotated, [variant], meters, batch_size=16)[variant.name]
+        for site, one in found[variant.name]["moments"].items():
+            assert np.array_equal(one.mean, alone["moments"][site].mean), (variant.name, site)
+            assert np.array_equal(one.variance, alone["moments"][site].variance), (variant.name, site)
+
+
+def test_a_block_whose_inside_is_read_runs_for_all(model, annotated):
+    variant = Variant("last", model=(partial(remove_skip, block=2),), unchanged=2)
+    found = scan_variants(model, annotated, [Variant("plain"), variant], [Moments("blocks.*.ffn")])
+    for site in ("blocks.0.ffn", "blocks.1.ffn"):
+        assert np.array_equal(found["last"]["moments"][site].mean, found["plain"]["moments"][site].mean)
 
 
 def test_shards_of_variants_merge(model, annotated):

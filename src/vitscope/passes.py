@@ -18,6 +18,7 @@ from vitscope.arrays import Activations
 from vitscope.data.source import ImageBatch, ImageIntervention, ImageSource, Shard, Skipped
 from vitscope.data.stream import stream_variants
 from vitscope.errors import BadValue, DeviceError, Failure, VitscopeError
+from vitscope.interventions.beginnings import Beginnings
 from vitscope.meters.meter import Meter, State
 from vitscope.meters.reading import Reading
 from vitscope.models.vision_model import Site, VisionModel
@@ -40,11 +41,14 @@ class Variant:
         name: what it is called in results.
         images: interventions on the images, in order, after those of their source.
         model: each opens an intervention on the model, in order; all are closed again after every batch.
+        unchanged: how many of the model's first blocks the interventions leave as they are. These run once
+            for all variants that see the images of the first, where that leaves the model as it is.
     """
 
     name: str
     images: tuple[ImageIntervention, ...] = ()
     model: tuple[Callable[[VisionModel], AbstractContextManager[Any]], ...] = ()
+    unchanged: int = 0
 
     @contextmanager
     def holding(self, model: VisionModel) -> Iterator[None]:
@@ -108,6 +112,7 @@ def _scan_shard(
     images: list[ImageRecord] = []
     skipped: list[Skipped] = []
     passes = [Pass(model, meters) for _ in variants]
+    beginnings = _beginnings(model, variants, meters)
     several = stream_variants(
         source,
         shard,
@@ -122,10 +127,25 @@ def _scan_shard(
             for variant, one, batch in zip(variants, passes, versions, strict=True):
                 if one is passes[0]:
                     images.extend(map(ImageRecord, batch.ids, batch.paths, batch.labels.tolist()))
-                with variant.holding(model), one.reading() as read:
+                    begun = beginnings.recorded()
+                else:
+                    begun = beginnings.replayed(_shared(variant, variants[0]))
+                with variant.holding(model), begun, one.reading() as read:
                     read(batch)
     record = ShardRecord(shard.id, tuple(images), tuple(skipped))
     return tuple(Part((record,), one.states, batch_size) for one in passes)
+
+
+def _beginnings(model: VisionModel, variants: Sequence[Variant], meters: Sequence[Meter]) -> Beginnings:
+    """What the first variant hands on to the others, and what nobody reads the inside of."""
+    read = {site.name: site for meter in meters for site in meter.sites(model.sites)}
+    most = max(_shared(variant, variants[0]) for variant in variants)
+    return Beginnings(model, most, read=list(read.values()))
+
+
+def _shared(variant: Variant, first: Variant) -> int:
+    """How many of the first blocks a variant has in common with the first one."""
+    return variant.unchanged if variant.images == first.images and not first.model else 0
 
 
 class Pass:

@@ -80,7 +80,11 @@ def run(
             notes.append(f"{name} is left out: {why}")
             continue
         variants = [Variant(PLAIN)] + [
-            Variant(f"blocks.{block}", model=(partial(remove_skip, block=block, which=which),))
+            Variant(
+                f"blocks.{block}",
+                model=(partial(remove_skip, block=block, which=which),),
+                unchanged=block,
+            )
             for block in chosen
         ]
         told = partial(on_progress, name) if on_progress else None
