@@ -6,6 +6,7 @@ shapes, which value came from which, and their layouts; so it also runs on the m
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack
@@ -122,6 +123,11 @@ class Trace:
     calls: tuple[Call, ...]
     ops: tuple[Op, ...]
     values: tuple[Value, ...]
+
+    def during(self, call: Call) -> tuple[Op, ...]:
+        """What happened during a call, in order."""
+        first, last = (bisect(self.ops, time, key=lambda op: op.time) for time in (call.start, call.end))
+        return self.ops[first:last]
 
 
 def reaches(value: Value, origin: Value) -> bool:

@@ -84,7 +84,7 @@ def _with_what_follows(plan: Plan, value: Value) -> Value:
 
 def _convolves(plan: Plan, call: Call, count: int) -> bool:
     return convolutions(plan, call) >= count and not any(
-        op.name in RESAMPLINGS and call.holds(op.time) for op in plan.trace.ops
+        op.name in RESAMPLINGS for op in plan.trace.during(call)
     )
 
 

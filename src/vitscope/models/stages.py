@@ -213,7 +213,7 @@ def cells(value: Value) -> int:
 
 def convolutions(plan: Plan, call: Call) -> int:
     """How many convolutions run during a call."""
-    return sum(op.name == "conv2d" and call.holds(op.time) for op in plan.trace.ops)
+    return sum(op.name == "conv2d" for op in plan.trace.during(call))
 
 
 def inside(call: Call, other: Call) -> bool:

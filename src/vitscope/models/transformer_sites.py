@@ -131,8 +131,7 @@ def _reads(call: Call, stream: Value) -> bool:
 def _is_norm(plan: Plan, call: Call) -> bool:
     """Whether a module is a norm: its weights, if any, are vectors, and all it computes is normalised."""
     weights = list(plan.part(call).parameters())
-    inside = [op.name for op in plan.trace.ops if call.holds(op.time)]
-    norms = bool({*inside} & {*NORMS, "rsqrt"})
+    norms = not {op.name for op in plan.trace.during(call)}.isdisjoint({*NORMS, "rsqrt"})
     return call.shape_in == call.shape_out and norms and all(weight.ndim == 1 for weight in weights)
 
 
