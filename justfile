@@ -22,6 +22,10 @@ bench:
 readme:
     python docs/readme.py
 
+# Run the cells of the example notebook again and write their outputs.
+notebook:
+    python docs/notebook.py
+
 # Everything, as CI does it, in a fresh virtual environment.
 ci:
     .ci/run

@@ -14,8 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 import vitscope
-from vitscope import cli, tables
+from vitscope import cli
 from vitscope.commands import console
+from vitscope.notebook import printable
 
 
 def building(source: object, out: object, *, sites: str = "blocks.1.ffn") -> list[str]:
@@ -67,9 +68,9 @@ def test_every_command_says_what_it_does():
         assert inspect.getdoc(command.callback).endswith("."), command.callback.__name__
 
 
-@pytest.mark.parametrize(("command", "verb"), [("build", "build"), ("dream", "dream"), ("serve", "serve")])
-def test_defaults_are_the_librarys(command, verb):
-    ours = inspect.signature(getattr(cli, command)).parameters
+@pytest.mark.parametrize("verb", ["build", "compare", "dream", "export", "look", "serve"])
+def test_defaults_are_the_librarys(verb):
+    ours = inspect.signature(getattr(cli, verb)).parameters
     theirs = inspect.signature(getattr(vitscope, verb)).parameters
     shared = [name for name in ours if name in theirs and theirs[name].default is not inspect.Parameter.empty]
     assert shared
@@ -243,4 +244,4 @@ def test_models_are_found_by_part_of_a_name(capsys):
 
 
 def test_names_with_control_characters_are_shown_and_not_obeyed():
-    assert tables._printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    assert printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"

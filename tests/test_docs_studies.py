@@ -31,7 +31,7 @@ def photos(tmp_path_factory):
         Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     text = "".join(f"{index}.png,{index}\n" for index in range(4))
     (folder / "labels.csv").write_text(f"path,index\n{text}")
-    text = "".join(f"{index}.png,4,4,20,24\n" for index in range(4))
+    text = "".join(f"{index}.png,4,4,20,24\n{index}.png,24,8,32,32\n" for index in range(4))
     (folder / "boxes.csv").write_text(f"path,x0,y0,x1,y1\n{text}")
     return images(f"folder:{folder}", labels=folder / "labels.csv", boxes=folder / "boxes.csv")
 
@@ -48,17 +48,22 @@ def test_every_study_has_a_section_with_its_settings(name):
     "name",
     [
         "attention_distance",
+        "clusters",
         "foreground",
         "frequency",
         "invariance",
         "last_layer",
         "localisation",
+        "occlusion",
+        "overview",
         "readout",
         "receptive_field",
+        "shuffle",
         "similarity",
         "skip_removal",
         "skips",
         "spatial_cka",
+        "views",
     ],
 )
 def test_columns_and_arrays_are_those_of_a_result(name, photos):
@@ -69,6 +74,8 @@ def test_columns_and_arrays_are_those_of_a_result(name, photos):
 
 SMALL = {
     "concepts": {"k": 2},
+    "drift": {"gram": 4},
+    "matched_dreams": {"units": 1, "steps": 1, "copies": 1},
     "progression": {"units": 1, "steps": 1, "copies": 1, "best": 0},
     "sites_compared": {"units": 1, "steps": 1, "copies": 1},
 }
@@ -79,6 +86,18 @@ def test_columns_and_arrays_of_two_small_models(name, photos, tmp_path):
     (tmp_path / "kinds.csv").write_text("child,parent\n0,even\n2,even\n1,odd\n3,odd\n")
     table = {"wordnet": str(tmp_path / "kinds.csv")} if name == "concepts" else {}
     result = study(name, [tiny_vit(depth=1), tiny_vit(depth=1, seed=1)], photos, **SMALL[name], **table)
+    assert {column for row in result.table for column in row} == first_cells(name, "column")
+    assert set(result.arrays) == first_cells(name, "array")
+
+
+@pytest.mark.parametrize("name", ["probe"])
+def test_columns_and_arrays_of_what_needs_several_images_a_class(name, tmp_path):
+    draw = np.random.default_rng(0)
+    for index in range(6):
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+    text = "".join(f"{index}.png,{index % 2}\n" for index in range(6))
+    (tmp_path / "labels.csv").write_text(f"path,index\n{text}")
+    result = study(name, tiny_vit(depth=1), images(f"folder:{tmp_path}", labels=tmp_path / "labels.csv"))
     assert {column for row in result.table for column in row} == first_cells(name, "column")
     assert set(result.arrays) == first_cells(name, "array")
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import timm
 import torch
 import torch.nn.functional as F
+import typer
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
@@ -76,6 +77,23 @@ def read_split(archive: Path, *, wnids: list[str], cache: Path) -> Split:
             np.savez(file, images=images, labels=labels)
     with np.load(stored) as arrays:
         return Split(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+
+
+def reduced(split: Split, *, share: float) -> Split:
+    """A share of the images of each class, in the split's order; at least one of each.
+
+    Which ones never changes, and a smaller share lies within a larger one.
+    """
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"the share of the images is above 0 and at most 1, not {share}")
+    drawn = np.random.default_rng(0).permutation(len(split.labels))
+    labels, kept = split.labels.numpy()[drawn], []
+    for label in np.unique(labels):
+        own = drawn[labels == label]
+        kept.append(own[: max(1, round(share * len(own)))])
+    rows = torch.from_numpy(np.sort(np.concatenate(kept)))
+    teacher = None if split.teacher is None else split.teacher[rows]
+    return Split(split.images[rows], split.labels[rows], teacher)
 
 
 def scaled(images: Tensor) -> Tensor:

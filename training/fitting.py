@@ -35,6 +35,7 @@ class Recipe:
     mixup: float = 0.0  # both parameters of the beta distribution of the share of a second image; 0: none
     drop_patches: float = 0.0  # the share of patches that a ViT does not see
     whole: int = 0  # the number of last epochs that see every patch
+    share: float = 1.0  # of the training images of each class
     seed: int = 0
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import torch
 import typer
-from dataset import Split, add_teacher, console, read_columns, read_split
+from dataset import Split, add_teacher, console, read_columns, read_split, reduced
 from export import export
 from fitting import RECIPES, Recipe, Run
 from timm.layers.config import set_fused_attn
@@ -35,11 +35,11 @@ def fit(run: Run, split: Split, *, out: Path, until: int) -> None:
         run.save(checkpoint)
 
 
-def recipe_of(name: str, *, epochs: int | None, whole: int | None, seed: int) -> Recipe:
+def recipe_of(name: str, *, epochs: int | None, whole: int | None, seed: int, share: float = 1.0) -> Recipe:
     """The recipe of a model with what the caller changed."""
     if name not in RECIPES:
         raise typer.BadParameter(f"no recipe for {name!r}; there are {', '.join(RECIPES)}")
-    recipe = replace(RECIPES[name], seed=seed)
+    recipe = replace(RECIPES[name], seed=seed, share=share)
     return replace(recipe, epochs=epochs or recipe.epochs, whole=recipe.whole if whole is None else whole)
 
 
@@ -64,6 +64,7 @@ def main(
     epochs: Annotated[int | None, typer.Option(help="[the recipe's]", min=1)] = None,
     whole: Annotated[int | None, typer.Option(help="last epochs that see all patches [the recipe's]")] = None,
     stop_after: Annotated[int | None, typer.Option(help="epoch after which to pause")] = None,
+    share: Annotated[float, typer.Option(help="share of the training images of each class")] = 1.0,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads", min=1)] = os.cpu_count() or 1,
 ) -> None:
@@ -71,13 +72,14 @@ def main(
     torch.set_num_threads(threads)
     set_fused_attn(torch.cuda.is_available())  # at 65 tokens the plain form is faster on a CPU
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = recipe_of(name, epochs=epochs, whole=whole, seed=seed)
+    recipe = recipe_of(name, epochs=epochs, whole=whole, seed=seed, share=share)
     cache, wnids = cache or out.parent / "cache", [label.wnid for label in bundled.CLASSES]
     train = read_split(data / "train.tar.gz", wnids=wnids, cache=cache)
     if teacher is not None:
         table = teacher_classes or data.parent / "imagenet1k-sample" / "classes.csv"
         columns = read_columns(table, wnids=wnids)
         train = add_teacher(train, teacher, columns=columns, cache=cache, device=device)
+    train = reduced(train, share=share)
     run = Run(name, recipe, device=device)
     fit(run, train, out=out, until=min(stop_after or recipe.epochs, recipe.epochs))
     if run.epoch == recipe.epochs:

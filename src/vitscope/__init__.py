@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitscope.atlas import build as build
     from vitscope.atlas.read import Atlas as Atlas
     from vitscope.atlas.verify import verify as verify
+    from vitscope.compare import compare as compare
     from vitscope.data import images as images
     from vitscope.data.annotations import foregrounds as foregrounds
     from vitscope.dream import dream as dream
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from vitscope.dream.recipe import Recipe as Recipe
     from vitscope.dream.result import Dream as Dream
     from vitscope.errors import VitscopeError as VitscopeError
+    from vitscope.flow import attention_view as attention_view
+    from vitscope.flow import rollout as rollout
     from vitscope.interventions.boxes import drop_boxes as drop_boxes
     from vitscope.interventions.boxes import keep_boxes as keep_boxes
     from vitscope.interventions.depths import dropping_depths as dropping_depths
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from vitscope.interventions.units import ablate as ablate
     from vitscope.interventions.units import remove_skip as remove_skip
     from vitscope.interventions.units import scale as scale
+    from vitscope.look import look as look
+    from vitscope.look.result import Look as Look
     from vitscope.meters.accuracy import Accuracy as Accuracy
     from vitscope.meters.attention import by_head as by_head
     from vitscope.meters.attention import prefix_mass as prefix_mass
@@ -78,6 +83,9 @@ if TYPE_CHECKING:
     from vitscope.variants import Variant as Variant
     from vitscope.variants import scan_variants as scan_variants
     from vitscope.viewer.app import serve as serve
+    from vitscope.viewer.export import export as export
+    from vitscope.views import global_view as global_view
+    from vitscope.views import patch_filters as patch_filters
 
 _HOMES = {
     "Accuracy": "vitscope.meters.accuracy",
@@ -85,6 +93,7 @@ _HOMES = {
     "Atlas": "vitscope.atlas.read",
     "CKA": "vitscope.meters.hsic",
     "Dream": "vitscope.dream.result",
+    "Look": "vitscope.look.result",
     "Moments": "vitscope.meters.moments",
     "Objective": "vitscope.dream.objectives",
     "Preprocessing": "vitscope.models.vision_model",
@@ -100,10 +109,12 @@ _HOMES = {
     "ablate": "vitscope.interventions.units",
     "accentuated": "vitscope.dream.accentuation",
     "attention": "vitscope.dream.heads",
+    "attention_view": "vitscope.flow",
     "build": "vitscope.atlas",
     "by_head": "vitscope.meters.attention",
     "caricature": "vitscope.dream.likeness",
     "channel": "vitscope.dream.objectives",
+    "compare": "vitscope.compare",
     "direction": "vitscope.dream.objectives",
     "distance": "vitscope.dream.likeness",
     "diverse": "vitscope.dream.diversity",
@@ -114,7 +125,9 @@ _HOMES = {
     "drop_patches_after": "vitscope.interventions.model",
     "dropping_depths": "vitscope.interventions.depths",
     "explain": "vitscope.provenance",
+    "export": "vitscope.viewer.export",
     "foregrounds": "vitscope.data.annotations",
+    "global_view": "vitscope.views",
     "head": "vitscope.dream.heads",
     "head_on_places": "vitscope.interventions.model",
     "high_pass": "vitscope.interventions.filters",
@@ -125,12 +138,15 @@ _HOMES = {
     "isolation_depths": "vitscope.interventions.depths",
     "keep_boxes": "vitscope.interventions.boxes",
     "load": "vitscope.models",
+    "look": "vitscope.look",
     "logit": "vitscope.dream.objectives",
     "low_pass": "vitscope.interventions.filters",
+    "patch_filters": "vitscope.views",
     "prefix_mass": "vitscope.meters.attention",
     "read": "vitscope.tap",
     "remove_skip": "vitscope.interventions.units",
     "report": "vitscope.report",
+    "rollout": "vitscope.flow",
     "rotate": "vitscope.interventions.movements",
     "scale": "vitscope.interventions.units",
     "scan": "vitscope.scan",

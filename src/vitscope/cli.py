@@ -9,11 +9,11 @@ from typing import Any
 
 import typer
 
-from vitscope.commands.atlases import build, demo, serve, show, verify
+from vitscope.commands.atlases import build, demo, export, serve, show, verify
 from vitscope.commands.console import complain
 from vitscope.commands.dreams import dream, recipes, shielded
-from vitscope.commands.looking import doctor, explain, models, sites
-from vitscope.commands.studies import report, studies, study
+from vitscope.commands.looking import doctor, explain, look, models, sites
+from vitscope.commands.studies import compare, report, studies, study
 from vitscope.errors import VitscopeError
 
 app = typer.Typer(
@@ -24,8 +24,8 @@ app = typer.Typer(
     help="A microscope for vision models: point it at one neuron, or at all of them.",
 )
 _COMMANDS = (
-    *(models, sites, dream, recipes, build, show, verify),
-    *(study, studies, report, explain, serve, doctor, demo),
+    *(look, models, sites, dream, recipes, build, show, verify),
+    *(study, studies, compare, report, explain, serve, export, doctor, demo),
 )
 for _command in _COMMANDS:
     app.command()(_command)

@@ -210,7 +210,7 @@ def heat_maps(
 
 
 def pictures(
-    rows: Mapping[str, Sequence[Shaped[Array, "row column *rgb"]]], *, columns: Sequence[str] = ()
+    rows: Mapping[str, Sequence[Shaped[Array, "_ _ *rgb"]]], *, columns: Sequence[str] = ()
 ) -> Figure:
     """Images in rows and columns, without axes: of dreams beside exemplars, for instance.
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vitscope.atlas.commit import write
 from vitscope.errors import BadValue
 from vitscope.front import callable_as
 from vitscope.house import svg
+from vitscope.notebook import data_uri
+from vitscope.pages import rendered
 from vitscope.studies import STUDIES, open_result
 from vitscope.studies.result import SEEN, Result, Row, columns_of, csv_of, file_name, shown
 from vitscope.studies.study import Study
@@ -74,6 +71,25 @@ class Page:
     facts: Sequence[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Front:
+    """What stands above the studies in an index, where there is more to say than their names.
+
+    Attributes:
+        title: the heading.
+        lead: a sentence below it.
+        models: heads of the table's columns.
+        lines: of each line of the table: what it is, the study it comes from, and a cell for each model.
+        notes: what a reader must know, such as studies that were left out.
+    """
+
+    title: str
+    lead: str
+    models: Sequence[str]
+    lines: Sequence[tuple[str, str, Sequence[str]]]
+    notes: Sequence[str]
+
+
 def report(results: Result | str | Path | Sequence[Result | str | Path], *, out: str | Path) -> Path:
     """Write a page for every result, and an index of them; the index's path.
 
@@ -96,11 +112,20 @@ def report(results: Result | str | Path | Sequence[Result | str | Path], *, out:
     if not given:
         raise BadValue("a report needs at least one result")
     found = [one if isinstance(one, Result) else open_result(one) for one in given]
-    folder = Path(out)
-    pages = [page_of(one, file=name) for one, name in zip(found, _names(found), strict=True)]
+    return pages_of(found, Path(out), front=None)
+
+
+def pages_of(results: Sequence[Result], folder: Path, *, front: Front | None) -> Path:
+    """Write a page for every result, and an index that begins with `front`; the index's path.
+
+    Raises:
+        UnknownName, NotWritable: as `report`.
+    """
+    pages = [page_of(one, file=name) for one, name in zip(results, _names(results), strict=True)]
     for page in pages:
-        write(folder / page.file, _rendered("report_study.html", page=page, index=INDEX))
-    write(folder / INDEX, _rendered("report_index.html", pages=pages))
+        write(folder / page.file, rendered("report_study.html", page=page, index=INDEX))
+    files = {page.name: page.file for page in pages}
+    write(folder / INDEX, rendered("report_index.html", pages=pages, front=front, files=files))
     return folder / INDEX
 
 
@@ -176,7 +201,7 @@ def _figure(result: Result, name: str, figure: Figure) -> Embedded:
     told = f"{y} against {x}." if x and y else f"{name.replace('_', ' ').capitalize()}."
     bands = " Bands are 95 % intervals." if _bounded(result) and figure.axes[0].collections else ""
     caption = told[0].upper() + told[1:] + bands
-    return Embedded(f"{name}.svg", _data("image/svg+xml", content), alt=alt_text(figure), caption=caption)
+    return Embedded(f"{name}.svg", data_uri("image/svg+xml", content), alt=alt_text(figure), caption=caption)
 
 
 def _bounded(result: Result) -> bool:
@@ -212,8 +237,8 @@ def _files(result: Result) -> list[Embedded]:
     document = json.dumps(result.describe(), indent=1, allow_nan=False, ensure_ascii=False).encode()
     stem = file_name(result.study)
     return [
-        Embedded(f"{stem}.csv", _data("text/csv", csv_of(result.table))),
-        Embedded(f"{stem}.json", _data("application/json", document)),
+        Embedded(f"{stem}.csv", data_uri("text/csv", csv_of(result.table))),
+        Embedded(f"{stem}.json", data_uri("application/json", document)),
     ]
 
 
@@ -232,31 +257,6 @@ def _facts(result: Result) -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("vitscope"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _rendered(template: str, **values: Any) -> bytes:
-    from importlib.metadata import version
-
-    from markupsafe import Markup
-
-    css = files("vitscope").joinpath("templates", "report.css").read_text(encoding="utf-8")
-    page = _templates().get_template(template)
-    return page.render(css=Markup(css), version=version("vitscope"), **values).encode()
 
 
 callable_as(__name__, report)

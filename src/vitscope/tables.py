@@ -9,6 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from vitscope.notebook import printable
+
 
 def dream_table(rows: Sequence[dict[str, Any]]) -> Table:
     """What `vitscope dream` made."""
@@ -34,7 +36,7 @@ def unit_table(unit: Any) -> Table:
         caption_justify="left",
     )
     for exemplar in unit.exemplars:
-        label, path = _printable(exemplar.label or ""), _printable(exemplar.path)
+        label, path = printable(exemplar.label or ""), printable(exemplar.path)
         table.add_row(str(exemplar.rank), _number(exemplar.value), exemplar.place, label, path)
     return table
 
@@ -45,7 +47,7 @@ def study_table(found: Sequence[dict[str, Any]]) -> Table:
     for facts in found:
         settings = [f"{name}={_setting(value)}" for name, value in facts["settings"].items()]
         told = facts["name"], facts["question"], ", ".join(facts["needs"]), " ".join(settings)
-        table.add_row(*map(_printable, told))
+        table.add_row(*map(printable, told))
     return table
 
 
@@ -56,11 +58,6 @@ def _setting(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _printable(text: str) -> str:
-    """File and class names come from anywhere: control characters are shown, not obeyed."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def facts_table(found: dict[str, Any]) -> Table:

@@ -1,6 +1,7 @@
 """`vitscope study`, `studies` and `report`: JSON and nothing else, files, and one clear line for mistakes."""
 
 import csv
+import importlib
 import json
 
 import pytest
@@ -80,6 +81,35 @@ def test_a_study_for_people_ends_with_the_path_and_a_report_joins_it(tmp_path, c
     assert (code, out) == (0, f"{index}\n")
 
 
+def test_two_models_compared(tmp_path, capsys, monkeypatch):
+    module = importlib.import_module("vitscope.compare")
+    monkeypatch.setattr(module, "ASKED", {"skips": {}, "attention_distance": {}, "overview": {}})
+    asked = ["compare", *PAIR, "demo:", "-o", tmp_path / "out", "--limit", 4]
+    code, out, err = run(*asked, capsys=capsys)
+    index = tmp_path / "out" / "index.html"
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(index)
+    assert index.is_file()
+    assert "skips: vitscope:vit_mini: 4 of 4" in err
+    assert "attention_distance: the study 'attention_distance' needs" in " ".join(out.split())
+
+    code, out, err = run(*asked, "--json", capsys=capsys)
+    document = json.loads(out)
+    assert (code, "4 of 4" in err) == (0, False), "it was computed again"
+    assert set(document) == {"report", "models", "images", "summary", "results", "left_out"}
+    assert (document["report"], document["models"]) == (str(index), PAIR)
+    assert document["images"] == "demo: | drawn with seed 0 | first 4"
+    assert [set(line) for line in document["summary"]] == [{"quantity", "study", "values"}] * 3
+    sizes = [line["values"] for line in document["summary"] if line["quantity"] == "parameters"]
+    assert sizes == [{PAIR[0]: 2757896, PAIR[1]: 1653752}]
+    assert document["results"] == {"overview": str(tmp_path / "out" / "results" / "overview")}
+    assert list(document["left_out"]) == ["skips", "attention_distance"]  # random weights: its branches are 0
+
+    code, _, err = run(*asked[:-1], 5, capsys=capsys)
+    assert code == 1
+    assert "made otherwise" in err
+
+
 def test_labels_from_a_file(tmp_path, capsys):
     source = vitscope.images("demo:").limit(4)
     (tmp_path / "photos").mkdir()
@@ -114,6 +144,8 @@ def test_fault_057_another_result_is_there(tmp_path, capsys):
         (["frequency", PAIR[0], "--set", "radius=3"], "no setting 'radius'. Nearest: 'radii'"),
         (["frequency", PAIR[0], "--set", "radii=x"], "radii is a float such as 4.0, not 'x'"),
         (["frequency", PAIR[0], "--limit", "0"], "--limit"),
+        (["foreground", PAIR[0], "--mask-values", "x"], "numbers and ranges such as 1-91,95, not 'x'"),
+        (["foreground", PAIR[0], "--edges", "pixels"], "edges says how boxes are read: give boxes too"),
         (
             ["frequency", *PAIR, "--weights", "a", "--weights", "b", "--weights", "c"],
             "3 times --weights for 2",
@@ -148,6 +180,10 @@ def test_fault_061_an_output_that_cannot_be_written(tmp_path, capsys, prepared):
 )
 def test_weights_for_all_models_or_one_for_each(weights, given):
     assert studies._one_each(weights, PAIR) == given
+
+
+def test_numbers_of_a_text():
+    assert studies._numbers("1-3, 7,9-9") == {1, 2, 3, 7, 9}
 
 
 def test_studies_as_json(capsys):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from vitscope.dream import recipes
+from vitscope.dream.ascent import Glimpse
 from vitscope.dream.augment import ColourShift, Jitter
 from vitscope.dream.canvases import PixelCanvas
 from vitscope.dream.objectives import logit, unit
@@ -213,6 +214,27 @@ def test_progress_counts_units_times_steps():
         on_step=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(2, 6), (4, 6), (5, 6), (6, 6)]
+
+
+@pytest.mark.parametrize("recipe", ALL.values(), ids=ALL)
+def test_who_watches_changes_nothing_and_sees_the_picture_form(recipe: Recipe):
+    model, seen = tiny_vit(), []
+
+    def watch(glimpse: Glimpse) -> None:
+        seen.append((glimpse.step, glimpse.scores, glimpse.pixels()))
+        torch.rand(3)  # whatever a watcher does
+
+    objectives = [unit("blocks.1.ffn:3"), unit("blocks.1.ffn:5")]
+    alone = optimize(model, objectives, recipe=recipe)
+    watched = optimize(model, objectives, recipe=recipe, on_glimpse=watch)
+    assert [step for step, _, _ in seen] == list(range(recipe.steps))
+    for index, (ours, theirs) in enumerate(zip(watched, alone, strict=True)):
+        assert torch.equal(ours.pixels, theirs.pixels)
+        assert torch.equal(ours.trace, theirs.trace)
+        assert (ours.score, ours.trust) == (theirs.score, theirs.trust)
+        assert torch.equal(torch.stack([scores[index] for _, scores, _ in seen]), theirs.trace)
+        torch.testing.assert_close(seen[-1][2][index], theirs.pixels, atol=1e-6, rtol=0)
+        assert not torch.allclose(seen[0][2][index], theirs.pixels, atol=1e-3)
 
 
 def test_a_dead_unit_says_so_and_is_no_black_square():

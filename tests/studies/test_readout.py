@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from vitscope.errors import Unsuited
-from vitscope.interventions.readouts import READINGS, read_out_early
+from vitscope.interventions.readouts import read_out_early
 from vitscope.interventions.trunk import answer
+from vitscope.meters.readouts import READINGS
 from vitscope.models import load
 from vitscope.studies.readout import READOUT
 from vitscope.testing import tiny_cnn, tiny_vit
@@ -81,20 +82,78 @@ def test_a_model_that_averages_has_no_cls_and_its_own_reading_is_its_answer(pixe
     assert torch.allclose(rows[:, -1, 0], answer(average, pixels[:2]), atol=1e-4)
 
 
-def test_models_side_by_side_draw_and_save(model, images, tmp_path):
-    headless = load(nn.Sequential(tiny_cnn().module.conv1), sample=(32, 32), device="cpu")
-    result = READOUT([model, tiny_cnn(), headless], images, batch_size=7)
-    first, cnn, none = result.models
-    assert [row["reading"] for row in result.rows(model=cnn)] == ["patches", "first"]
-    assert np.isnan(result.by_model("top1")[cnn][:, [0, 2]]).all()
-    assert f"{none} is left out: it has no logits" in result.provenance.settings["seen"]["notes"]
-    assert result.rows(model=first) == list(READOUT(model, images).rows())
-    result.save(tmp_path / "out")
+@pytest.fixture(scope="module")
+def bare():
+    """A model with a map and no logits."""
+    return load(nn.Sequential(tiny_cnn().module.conv1), sample=(32, 32), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def several(model, cnn, images):
+    """With a CNN whose head reads its last stage only."""
+    return READOUT([model, cnn], images, batch_size=7)
+
+
+def nearest(vectors):
+    """The class whose mean of other images is nearest, of every image, one after another."""
+    units = vectors / (vectors.std(0) + 1e-5)
+    found = []
+    for image in range(COUNT):
+        members = [
+            [other for other in range(COUNT) if other % 10 == each and other != image] for each in range(10)
+        ]
+        found.append(np.argmin([np.square(units[image] - units[own].mean(0)).sum() for own in members]))
+    return np.array(found)
+
+
+def test_where_a_head_cannot_read_all_every_model_is_read_by_class_means(several, model, pixels):
+    first, cnn = several.models
+    rows = several.rows(model=first, by="class_means")
+    with torch.no_grad():
+        for block, tokens in enumerate(streams(model, pixels)):
+            for reading, values in vectors(tokens.double().numpy(), 2).items():
+                (row,) = [
+                    row for row in rows if (row["block"], row["reading"]) == (f"blocks.{block}", reading)
+                ]
+                right = (nearest(values) == LABELS.numpy()).mean()
+                assert row["top1"] == pytest.approx(100 * right)
+                assert several.by_model("means_top1")[first][block, READINGS.index(reading)] == row["top1"]
+    assert len(rows) == 12
+    blocks = ["stages.0.0", "stages.1.0", "stages.1.1", "stages.2.0", "stages.3.0"]
+    assert several.by_model("means_blocks")[cnn].tolist() == blocks
+
+
+def test_models_side_by_side_draw_and_save(several, model, images, tmp_path):
+    first, cnn = several.models
+    assert [row["reading"] for row in several.rows(model=cnn, by="head")] == ["patches", "first"]
+    assert np.isnan(several.by_model("top1")[cnn][:, [0, 2]]).all()
+    assert several.rows(model=first, by="head") == list(READOUT(model, images).rows())
+    several.save(tmp_path / "out")
     assert (tmp_path / "out" / "readout.png").is_file()
+
+
+def test_images_that_are_alone_in_their_class_have_no_means(cnn, images):
+    found = READOUT(cnn, images.limit(10))
+    assert {row["by"] for row in found.table} == {"head"}
+    assert found.provenance.settings["seen"]["notes"] == [
+        f"{cnn.name} has no class means: no class has two images"
+    ]
+    part = READOUT(cnn, images.limit(13)).rows(by="class_means")
+    assert {row["images"] for row in part} == {6}
+
+
+def test_a_model_without_a_head_is_read_by_class_means(bare, images):
+    found = READOUT(bare, images)
+    assert {row["by"] for row in found.table} == {"class_means"}
+    assert set(found.arrays) == {"means_top1", "means_blocks"}
+    notes = found.provenance.settings["seen"]["notes"]
+    assert notes[-1] == f"{bare.name} is read by class means only: it has no logits"
 
 
 def test_a_model_without_blocks_is_refused(images):
     torch.manual_seed(0)
     plain = load(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), sample=(32, 32), device="cpu")
-    with pytest.raises(Unsuited, match="no model has blocks off which its head can read an answer"):
+    with pytest.raises(
+        Unsuited, match=r"no model has blocks off which an answer can be read. Sequential is left out: "
+    ):
         READOUT(plain, images)

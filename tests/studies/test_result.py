@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vitscope.errors import BadValue, Failure, MissingPath, UnknownName
 from vitscope.provenance import Provenance, explain
-from vitscope.studies.result import Result, cell, columns_of, file_name, joined, plain, shown
+from vitscope.studies.result import Result, columns_of, file_name, joined, plain, shown
 
 
 def made(**settings) -> Provenance:
@@ -154,16 +154,8 @@ def test_what_people_see():
     assert repr(a_result()) == "<Result of 'frequency' on a: 2 rows, arrays map, sites, cube>"
 
 
-def test_columns_cells_and_names():
+def test_columns_rows_and_names():
     assert columns_of([{"b": 1}, {"a": 2, "model": "m"}]) == ["model", "b", "a"]
-    assert [cell(value) for value in (None, float("inf"), 1 / 3, 4, "a\nb", True)] == [
-        "–",
-        "–",
-        "0.3333",
-        "4",
-        "a\\nb",
-        "True",
-    ]
     rows = [{"model": "m", "top1": 72.125, "top1_low": 70.04, "top1_high": 74.96, "n": 3}, {"model": "n"}]
     assert shown(rows) == [{"model": "m", "top1": "72.12 (70 to 75)", "n": "3"}, {"model": "n"}]
     assert shown([{"a": None, "a_low": None, "a_high": float("nan")}]) == [{"a": "–"}]

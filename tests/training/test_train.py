@@ -1,17 +1,14 @@
 """The training script on a hundred tiny images: it learns, resumes exactly and exports what it measured."""
 
-import io
 import json
 import sys
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
-from PIL import Image
 from safetensors import safe_open
 
 from vitscope.models import bundled
@@ -27,26 +24,9 @@ WNIDS = [label.wnid for label in bundled.CLASSES]
 COUNT = 100
 
 
-def write_archive(path: Path, *, split: str, count: int) -> None:
-    """`count` random images of the first four classes, one colour range per class."""
-    random = np.random.default_rng(0)
-    with tarfile.open(path, "w:gz") as tar:
-        for index in range(count):
-            pixels = random.integers(0, 64, (64, 64, 3)) + 48 * (index % 4)
-            stream = io.BytesIO()
-            Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG")
-            member = tarfile.TarInfo(f"{split}/{WNIDS[index % 4]}/{split}_{index}.JPEG")
-            member.size = stream.tell()
-            stream.seek(0)
-            tar.addfile(member, stream)
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_archive(folder / "train.tar.gz", split="train", count=COUNT)
-    write_archive(folder / "val.tar.gz", split="val", count=20)
-    return folder
+def data(archives: Callable[[int, int], Path]) -> Path:
+    return archives(COUNT, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,14 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import uvicorn
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from vitscope.atlas.commit import write
@@ -19,7 +22,9 @@ from vitscope.atlas.manifest import Manifest, SiteLayout
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.store import Store
 from vitscope.provenance import Provenance
+from vitscope.studies.result import Result
 from vitscope.viewer.app import create_app
+from vitscope.viewer.export import export
 
 HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=document.title="owned">'
 SITES = (
@@ -29,7 +34,7 @@ SITES = (
 EDGES = (-1.0, 0.0, 1.0, 2.0, 4.0)
 HUNG_UP = 0
 """In place of a status: the server closed the connection on a request that it would not read."""
-UNIT = "/a/tiny/unit/blocks.0.ffn:0"
+UNIT = "/a/tiny/unit/blocks.0.ffn/0.html"
 """The page of a unit with a dream."""
 IMAGES = [f"{number:032x}" for number in range(1, 4)]
 
@@ -83,17 +88,17 @@ def write_leaf(store: Store, site: SiteLayout, leaf: int, *, dream: bytes = b"")
     store.commit_leaf(site.name, leaf, files)
 
 
-def write_atlas(folder: Path) -> Path:
-    """An atlas of three leaves."""
+def write_atlas(folder: Path, *, sites: tuple[SiteLayout, ...] = SITES) -> Path:
+    """An atlas with every leaf of some sites: three of all."""
     seen = {"size": [32, 32], "interpolation": "bicubic"}
     provenance = Provenance("atlas", f"test:{HOSTILE}", "sha256:00", seen, source="sha256:11")
     source = {"name": f"folder:{HOSTILE}", "licence": None}
     dreams = {"count": 1, "recipe": "ghiasi_2022", "seed": 7}
-    manifest = Manifest(provenance, source, SITES, 3, ("TopK", "Moments"), EDGES, dreams, 512, 3)
+    manifest = Manifest(provenance, source, sites, 3, ("TopK", "Moments"), EDGES, dreams, 512, 3)
     store = Store.prepare(folder, manifest)
     for number, image in enumerate(IMAGES):
         write(store.thumbnail_file(image), picture(60 * number + 20))
-    for site, leaf in ((SITES[0], 0), (SITES[0], 1), (SITES[1], 0)):
+    for site, leaf in store.leaves():
         write_leaf(store, site, leaf)
     return folder
 
@@ -137,18 +142,67 @@ def client(atlas: Atlas, client_of: Callable[..., TestClient]) -> TestClient:
     return client_of(atlas)
 
 
+@contextlib.contextmanager
+def served(app: Starlette) -> Iterator[int]:
+    """An application on a port of loopback, behind a real HTTP parser."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextlib.contextmanager
+def static_host(folder: Path) -> Iterator[int]:
+    """`python -m http.server` over a folder: no ranges, no redirects of its own making."""
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join(10)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Says nothing on standard error."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
 @pytest.fixture(scope="session")
-def port(atlas: Atlas) -> Iterator[int]:
-    """The viewer on a port of loopback, behind a real HTTP parser."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app([atlas]), log_level="error", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
-    listening.close()
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved result of a study, with a hostile name of a model."""
+    folder = tmp_path_factory.mktemp("results") / "odd one"
+    shared = {"model": HOSTILE, "filter": "disk", "direction": "low"}
+    names = ("top1", "top1_low", "top1_high", "relative_top1", "relative_top1_low", "relative_top1_high")
+    rows = tuple(
+        {**shared, "radius": radius, **dict.fromkeys(names, 71.5 + radius)} for radius in (4.0, 16.0)
+    )
+    made = Provenance("study", HOSTILE, "sha256:00", {}, settings={"study": "frequency"})
+    folder.mkdir()
+    document = Result("frequency", (HOSTILE,), rows, {}, (), made).describe()
+    (folder / "result.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def port(atlas: Atlas, result: Path) -> Iterator[int]:
+    """The viewer on a port of loopback."""
+    with served(create_app([atlas], studies=[result])) as number:
+        yield number
+
+
+@pytest.fixture(scope="session")
+def exported(atlas: Atlas, result: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same viewer as files, below a folder of its host."""
+    out = tmp_path_factory.mktemp("host") / "below" / "site"
+    export(atlas, out=out, studies=[result])
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 from tests.viewer.conftest import UNIT
 
 from vitscope.viewer.app import ROUTES
+from vitscope.viewer.files import FILES
 
 ODD = [
     "..",
@@ -30,18 +31,24 @@ def test_only_reading_is_possible(client):
     for path in ("/", "/a/tiny", UNIT, "/api/tiny"):
         assert client.head(path).status_code == 200
         for method in ("post", "put", "delete", "patch"):
-            assert getattr(client, method)(path).status_code == 405
+            asked = getattr(client, method)
+            assert asked(path).status_code == 403  # no page of ours asks so
+            assert asked(path, headers={"origin": "http://localhost:8000"}).status_code == 405
 
 
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("route", [route for route in ROUTES if "{" in route])
+@pytest.mark.parametrize(
+    "route",
+    [
+        *(route for route in ROUTES if "{" in route and ":path" not in route),
+        *(f"/{file.pattern}" for file in FILES if "{" in file.pattern),
+    ],
+)
 def test_fault_076_odd_names_are_not_found_in_any_route(raw, route, odd):
     """Each name of each route in turn is replaced, with the others right."""
-    right = {"atlas": "tiny", "site": "logits", "address": "logits:0", "leaf:int": "0", "n:int": "0",
-             "image": "0" * 32, "by": "max", "rank:int": "0", "name": "viewer.css"}  # fmt: skip
+    right = {"atlas": "tiny", "site": "logits", "address": "logits:0", "number": "1", "page_number": "1",
+             "unit": "0", "image": f"{1:032x}", "mark": "0", "name": "viewer.css"}  # fmt: skip
     for asked in re.findall(r"\{(.+?)\}", route):
-        if asked == "by":
-            continue  # any word but "mean" means the maximum
         target = route
         for name, value in right.items():
             target = target.replace(f"{{{name}}}", odd if name == asked else value)
@@ -53,7 +60,7 @@ def test_fault_076_odd_names_are_not_found_in_any_route(raw, route, odd):
 OUTSIDE = [
     b"//etc/passwd", b"//evil.example/", b"/a/tiny/", b"/..", b"/a/../../etc", b"/static/../app.py",
     b"/%2e%2e/%2e%2e/etc",
-    b"/static/%2e%2e%2fapp.py", b"/a/tiny/unit/..%2f..", b"/\\evil.example",
+    b"/static/%2e%2e%2fapp.py", b"/a/tiny/unit/..%2f..", b"/\\evil.example", b"/index.html/", b"//index.html",
 ]  # fmt: skip
 
 
@@ -65,7 +72,7 @@ def test_fault_076_paths_outside_are_not_found_and_lead_nowhere(raw, target):
 
 
 def test_fault_076_a_raw_nul_never_reaches_the_pages(raw):
-    assert raw(b"/a/tiny/unit/\x00")[0] in (400, 404)
+    assert raw(b"/a/tiny/unit/logits/\x00.html")[0] in (400, 404)
 
 
 @pytest.mark.parametrize("text", ["a" * 300, "\x00\x01\x02", "x " * 500, "🙂", "'; drop table", "%%%", ""])
@@ -74,44 +81,49 @@ def test_fault_082_any_typed_text_is_answered(client, text):
 
 
 @pytest.mark.parametrize(
-    "page", ["-1", "0", "1e30", "abc", "99999999999999999999", "", "1.0", "²", "٣", "nan", "+1", " 1"]
+    "page", ["-1", "0", "1e30", "abc", "99999999999999999999", "1.0", "²", "٣", "nan", "+1", " 1", "3"]
 )
-def test_fault_083_no_page_of_that_number(client, page):
-    answer = client.get("/a/tiny/site/blocks.0.ffn", params={"page": page})
+def test_fault_083_no_page_and_no_unit_of_that_number(client, page):
+    answer = client.get(f"/a/tiny/site/blocks.0.ffn/{page}.html")
     assert answer.status_code == 404
     assert "has the pages 1 to 2" in answer.text
+    assert client.get(f"/a/tiny/data/blocks.0.ffn/{page}.json").status_code == 404
+    if page not in ("0", "3"):
+        assert client.get(f"/a/tiny/unit/blocks.0.ffn/{page}.html").status_code == 404
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/a/tiny/unit/blocks.0.ffn:300", "no unit 300 at blocks.0.ffn: it has 300 units (0..299)"),
-        ("/a/tiny/unit/blocks.0.ffn:99999999999999999999", "it has 300 units"),
-        ("/a/tiny/unit/blocks.1.ffn:0", "no site &#39;blocks.1.ffn&#39; in tiny"),
-        ("/a/tiny/unit/logits", "names a site; a unit is written logits:0"),
-        ("/a/tiny/site/blocks.9.ffn", "no site &#39;blocks.9.ffn&#39; in tiny"),
+        ("/a/tiny/unit/blocks.0.ffn/300.html", "no unit 300 at blocks.0.ffn: it has 300 units (0..299)"),
+        ("/a/tiny/unit/blocks.0.ffn/99999999999999999999.html", "it has 300 units"),
+        ("/a/tiny/unit/blocks.1.ffn/0.html", "no site &#39;blocks.1.ffn&#39; in tiny"),
+        ("/a/tiny/unit/logits", "There is no such page."),
+        ("/a/tiny/unit/logits/x.html", "is no unit of logits: it has 0 to 9"),
+        ("/a/tiny/image/77.html", "No image of tiny whose identity begins with"),
+        ("/a/tiny/site/blocks.9.ffn/1.html", "no site &#39;blocks.9.ffn&#39; in tiny"),
     ],
 )
 def test_fault_084_unknown_names_get_a_page_with_links(client, path, message):
     answer = client.get(path)
     assert answer.status_code == 404
     assert message in answer.text
-    assert 'href="/a/tiny/site/blocks.0.ffn"' in answer.text
+    assert 'a/tiny/site/blocks.0.ffn/1.html"' in answer.text
 
 
 def test_fault_084_an_unknown_atlas_leads_home(client):
-    answer = client.get("/a/other")
+    answer = client.get("/a/other/index.html")
     assert answer.status_code == 404
-    assert 'href="/"' in answer.text
+    assert 'href="../../index.html"' in answer.text
     assert client.get("/api/other").json() == {"error": "There is no atlas of that name here."}
 
 
 def test_fault_072_what_is_not_built_yet_is_told_and_the_rest_is_shown(client_of, make_atlas):
     client = client_of(make_atlas(without=("blocks.00.ffn/0001.ok", "logits/0000.ok")))
-    page = client.get("/a/own").text
+    page = client.get("/a/own/index.html").text
     assert "1 of 3 leaves built" in page
-    assert client.get("/a/own/unit/blocks.0.ffn:0").status_code == 200
-    waiting = client.get("/a/own/unit/blocks.0.ffn:256")
+    assert client.get("/a/own/unit/blocks.0.ffn/0.html").status_code == 200
+    waiting = client.get("/a/own/unit/blocks.0.ffn/256.html")
     assert waiting.status_code == 503
     assert "not built yet" in waiting.text
 
@@ -119,10 +131,10 @@ def test_fault_072_what_is_not_built_yet_is_told_and_the_rest_is_shown(client_of
 def test_fault_072_leaves_that_are_finished_later_appear(client_of, make_atlas, atlas):
     growing = make_atlas(without=("logits/0000.ok",))
     client = client_of(growing)
-    assert client.get("/a/own/unit/logits:0").status_code == 503
+    assert client.get("/a/own/unit/logits/0.html").status_code == 503
     shutil.copy(atlas.path / "sites/logits/0000.ok", growing.path / "sites/logits/0000.ok")
-    assert client.get("/a/own/unit/logits:0").status_code == 200
-    assert "complete" in client.get("/a/own").text
+    assert client.get("/a/own/unit/logits/0.html").status_code == 200
+    assert "complete" in client.get("/a/own/index.html").text
 
 
 @pytest.mark.parametrize("part", ["units.parquet", "exemplars.parquet", "pack", "sprite.webp", "ok"])
@@ -137,17 +149,20 @@ def test_fault_064_and_088_a_damaged_leaf_costs_its_own_pages_only(client_of, ma
         hurt.unlink()
     else:
         hurt.write_bytes(content if damage == "flipped" else content[:-7])
-    paths = ["site/blocks.0.ffn", "unit/blocks.0.ffn:0", "sprite/blocks.0.ffn/0", "dream/blocks.0.ffn:0/0"]
+    paths = ["site/blocks.0.ffn/1.html", "unit/blocks.0.ffn/0.html", "sprite/blocks.0.ffn/1.webp"]
     answers = [client.get(f"/a/own/{path}") for path in paths]
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert 503 in {answer.status_code for answer in answers}
     assert all("own.atlas" in answer.text for answer in answers if answer.status_code == 503)
     for path in (
-        "",
-        "/site/blocks.0.ffn?page=2",
-        "/unit/blocks.0.ffn:256",
-        "/unit/logits:0",
-        "/sprite/blocks.0.ffn/1",
+        "/index.html",
+        "/health.html",
+        "/site/blocks.0.ffn/2.html",
+        "/map/blocks.0.ffn.html",
+        "/data/blocks.0.ffn.json",
+        "/unit/blocks.0.ffn/256.html",
+        "/unit/logits/0.html",
+        "/sprite/blocks.0.ffn/2.webp",
     ):
         assert client.get(f"/a/own{path}").status_code == 200
 
@@ -156,11 +171,11 @@ def test_a_damaged_leaf_is_told_on_its_page_of_the_grid_with_the_way_on(client_o
     atlas = make_atlas()
     (atlas.path / "sites/blocks.00.ffn/0000.units.parquet").write_bytes(b"")
     client = client_of(atlas)
-    answer = client.get("/a/own/site/blocks.0.ffn")
+    answer = client.get("/a/own/site/blocks.0.ffn/1.html")
     assert answer.status_code == 503
     assert "is damaged" in answer.text
-    assert "page=2" in answer.text
-    assert "1 damaged" in client.get("/a/own").text
+    assert "blocks.0.ffn/2.html" in answer.text
+    assert "1 damaged" in client.get("/a/own/index.html").text
 
 
 def test_a_lost_thumbnail_costs_one_picture(client_of, make_atlas):
@@ -168,8 +183,8 @@ def test_a_lost_thumbnail_costs_one_picture(client_of, make_atlas):
     lost = f"{1:032x}"
     (atlas.path / f"images/{lost[:2]}/{lost}.webp").unlink()
     client = client_of(atlas)
-    assert client.get(f"/a/own/thumbnail/{lost}").status_code == 503
-    assert client.get("/a/own/unit/blocks.0.ffn:0").status_code == 200
+    assert client.get(f"/a/own/thumbnail/{lost}.webp").status_code == 503
+    assert client.get("/a/own/unit/blocks.0.ffn/0.html").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -179,14 +194,16 @@ def test_fault_075_what_is_not_an_image_is_not_served(client_of, make_atlas, con
     atlas = make_atlas()
     image = f"{1:032x}"
     (atlas.path / f"images/{image[:2]}/{image}.webp").write_bytes(content)
-    answer = client_of(atlas).get(f"/a/own/thumbnail/{image}")
+    answer = client_of(atlas).get(f"/a/own/thumbnail/{image}.webp")
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "onload" not in answer.text
     assert "x()" not in answer.text
 
 
-@pytest.mark.parametrize("page", ["/a/tiny", UNIT, "/a/tiny/site/blocks.0.ffn", "/a/tiny/unit/%3Cscript%3Ex"])
+@pytest.mark.parametrize(
+    "page", ["/a/tiny/index.html", UNIT, "/a/tiny/site/blocks.0.ffn/1.html", "/a/tiny/unit/%3Cscript%3Ex"]
+)
 def test_fault_081_names_are_text_in_every_page(client, page):
     html = client.get(page).text
     assert re.findall(r"<script[^>]*>", html) == [re.search(r"<script[^>]*>", html).group()]

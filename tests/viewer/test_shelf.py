@@ -1,6 +1,7 @@
 """Atlases by name, and the links between their pages."""
 
 import json
+import shutil
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from vitscope.address import Address
 from vitscope.errors import UnknownSite
-from vitscope.viewer.shelf import Shelf, Volume, made_from, plain
+from vitscope.viewer.shelf import Shelf, Volume, made_from, plain, shelf_mark
 
 
 def test_atlases_of_one_name_are_told_apart(make_atlas):
@@ -28,35 +29,32 @@ def test_a_hostile_folder_name_becomes_a_harmless_one(make_atlas):
 
 @given(st.text(min_size=1, max_size=40))
 def test_links_keep_any_name_in_one_part_of_the_path(atlas, name):
-    link = urlsplit(Volume("tiny", atlas).to("site", name, page=2))
-    assert link.query == "page=2"
+    link = urlsplit(Volume("tiny", atlas).to("site", name, "2.html"))
+    assert link.query == ""
     assert link.path.count("/") == 4
-    assert unquote(link.path) == f"/a/tiny/site/{name}"
+    assert unquote(link.path) == f"a/tiny/site/{name}/2.html"
 
 
 def test_links_lead_to_a_units_page_and_back_to_its_place_in_the_grid(atlas):
     volume = Volume("tiny", atlas)
-    assert volume.unit(Address("blocks.0.ffn", 299)) == "/a/tiny/unit/blocks.0.ffn:299"
-    assert volume.unit("blocks.0.ffn:3", by="mean") == "/a/tiny/unit/blocks.0.ffn:3?by=mean"
-    assert volume.page(Address("blocks.0.ffn", 255)) == "/a/tiny/site/blocks.0.ffn#u255"
-    assert volume.page(Address("blocks.0.ffn", 256)) == "/a/tiny/site/blocks.0.ffn?page=2#u256"
+    assert volume.unit(Address("blocks.0.ffn", 299)) == "a/tiny/unit/blocks.0.ffn/299.html"
+    assert volume.unit("blocks.0.ffn:3@1,1") == "a/tiny/unit/blocks.0.ffn/3.html"
+    assert volume.page(Address("blocks.0.ffn", 255)) == "a/tiny/site/blocks.0.ffn/1.html#u255"
+    assert volume.page(Address("blocks.0.ffn", 256)) == "a/tiny/site/blocks.0.ffn/2.html#u256"
 
 
-def test_a_census_counts_every_unit_once(atlas):
+@pytest.mark.parametrize(("images", "digits"), [(1, 1), (256, 1), (257, 2), (4096, 2), (4097, 3), (10**7, 3)])
+def test_images_share_pages_of_about_sixteen_and_at_most_4096(images, digits):
+    assert shelf_mark("0123456789abcdef", images) == "0123"[:digits]
+
+
+def test_a_complete_atlas_is_looked_at_once_and_a_growing_one_again(atlas, make_atlas):
     volume = Volume("tiny", atlas)
-    census = volume.census(volume.site("blocks.0.ffn"))
-    assert census.statuses == {"ok": 298, "dead": 1, "nan": 1}
-    assert census.dead == 1 / 300
-    assert (census.damaged, census.waiting) == (0, 0)
-
-
-def test_a_census_tells_the_damaged_from_the_unfinished(make_atlas):
-    half = make_atlas(without=("logits/0000.ok",))
-    volume = Volume("own", half)
-    assert volume.census(volume.site("logits")).waiting == 1
-    (half.path / "sites/blocks.00.ffn/0001.units.parquet").write_bytes(b"short")
-    census = volume.census(volume.site("blocks.0.ffn"))
-    assert (census.damaged, census.waiting, census.units) == (1, 0, 256)
+    assert volume.sites is volume.sites
+    growing = Volume("own", make_atlas(without=("logits/0000.ok",)))
+    assert growing.site("logits").finished == 0
+    shutil.copy(atlas.path / "sites/logits/0000.ok", growing.atlas.path / "sites/logits/0000.ok")
+    assert growing.site("logits").finished == 1
 
 
 def test_an_unknown_site_names_the_nearest(atlas):
@@ -81,19 +79,6 @@ def test_how_an_atlas_was_made_is_told_in_words(atlas):
     assert facts["dreams"] == "1 a site by ghiasi_2022, seed 7"
     assert facts["input"] == "32 × 32 pixels, bicubic"
     assert "licence" not in facts
-
-
-def test_units_with_dreams_are_found(atlas):
-    volume = Volume("tiny", atlas)
-    for entry in atlas.sites:
-        units = [
-            row.unit
-            for leaf in range(entry.leaves)
-            for row in atlas.leaf(entry.name, leaf).units
-            if row.has_dream
-        ]
-        assert [address.unit for address in volume.dreamt(entry)] == units
-    assert any(volume.dreamt(entry) for entry in atlas.sites)
 
 
 def test_licences_and_recipes_are_told_in_words(atlas):

@@ -7,8 +7,9 @@ was moved. What is damaged fails alone: its error names the leaf or the unit, ev
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property, lru_cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ from vitscope.atlas.unit import (
     statistics_of,
 )
 from vitscope.errors import AtlasError, BadAddress, UnknownAddress
+from vitscope.notebook import Picture, card, pictures, sentence, table
 
 LEAVES_KEPT = 64
 """Leaves that an open atlas keeps in memory, at about 1 MB each."""
+
+MOST_SITES = 6
+"""Whose overviews a notebook shows."""
 
 __all__ = ["Atlas", "Exemplar", "Histogram", "Leaf", "SiteEntry", "StoredDream", "Unit", "UnitRow"]
 
@@ -156,6 +161,7 @@ class Atlas:
             by_mean=self._exemplars(address.site, found, "mean"),
             dreams=tuple(self._dream(address, dream) for dream in row.dreams),
             labels=row.labels,
+            thumbnail=self.thumbnail,
         )
 
     def _checked(self, address: Address) -> Address:
@@ -237,13 +243,21 @@ class Atlas:
         return f"<Atlas {self.name}: {units} units at {where}>"
 
     def _repr_html_(self) -> str:
-        head = "<tr><th>site</th><th>units</th><th>leaves</th><th>finished</th></tr>"
-        rows = "".join(
-            f"<tr><td>{escape(site.name)}</td><td>{site.units}</td><td>{site.leaves}</td><td>{site.finished}</td></tr>"
-            for site in self.sites
-        )
-        title = f"{self.name}: {self.model} over {self.source}"
-        return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>"
+        told = {
+            "model": self.model,
+            "images": self.source,
+            "state": "complete" if self.complete else "unfinished",
+        }
+        rows = ((site.name, site.units, site.leaves, site.finished) for site in self.sites)
+        numbers = table(("site", "units", "leaves", "finished"), rows)
+        return card(self.name, sentence(told), pictures(list(self._overviews())), numbers)
+
+    def _overviews(self) -> Iterator[Picture]:
+        """The first leaf of a few sites from the first to the last, as far as they can be read."""
+        built = [site.name for site in self.sites if site.finished]
+        for site in built[:: max(1, -(-len(built) // MOST_SITES))]:
+            with suppress(AtlasError):
+                yield Picture(self.sprite(site, 0), f"The first units of {site}", 224, [site])
 
 
 def _check_webp(content: bytes, name: str) -> None:

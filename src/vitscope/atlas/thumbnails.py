@@ -21,9 +21,9 @@ QUALITY = 80
 """Of the WebP."""
 
 
-def finer(preprocessing: Preprocessing) -> Preprocessing:
-    """The same crop of the image with a whole number of times the pixels, at least `SHORT_SIDE`."""
-    times = -(-SHORT_SIDE // min(preprocessing.size))
+def finer(preprocessing: Preprocessing, *, side: int = SHORT_SIDE) -> Preprocessing:
+    """The same crop of the image with some whole times the pixels, the shorter side at least `side`."""
+    times = -(-side // min(preprocessing.size))
     rows, columns = preprocessing.size
     resize = None if preprocessing.resize is None else preprocessing.resize * times
     return replace(preprocessing, size=(rows * times, columns * times), resize=resize)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +18,11 @@ from vitscope.address import Address
 from vitscope.atlas.leaf import ExemplarRow, UnitRow
 from vitscope.atlas.manifest import LEAF_UNITS
 from vitscope.errors import AtlasError
+from vitscope.heat import heat_map
+from vitscope.notebook import Picture, card, cell, pictures, sentence
+
+MOST_DREAMS, MOST_EXEMPLARS = 3, 9
+"""Of a unit in a notebook; a page of the viewer shows all."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Unit:
         statistics: count, mean, variance, minimum, maximum, share of zeros, NaN and infinite counts.
         exemplars: ranked by the largest activation over places. None for a dead or constant unit.
         by_mean: ranked by the mean over places, as Ghiasi et al. 2022 do.
+        thumbnail: from the identity of an exemplar's image to its picture, as `Atlas.thumbnail`.
     """
 
     address: Address
@@ -99,6 +107,7 @@ class Unit:
     by_mean: tuple[Exemplar, ...]
     dreams: tuple[StoredDream, ...]
     labels: tuple[str, ...] = ()
+    thumbnail: Callable[[str], bytes] | None = field(default=None, repr=False, compare=False)
 
     def describe(self) -> dict[str, Any]:
         """The JSON of `vitscope show`; numbers that are not finite are null."""
@@ -127,6 +136,29 @@ class Unit:
                 for d in self.dreams
             ],
         }
+
+    def _repr_html_(self) -> str:
+        statistics = sentence(self.statistics)
+        shown = [*self._dreams_shown(), *self._exemplars_shown()]
+        return card(f"{self.address}: {self.status}", pictures(shown), statistics)
+
+    def _dreams_shown(self) -> Iterator[Picture]:
+        for dream in self.dreams[:MOST_DREAMS]:
+            told = f"dream by {dream.recipe}", f"score {cell(dream.score)}", f"seed {dream.seed}"
+            yield Picture(dream.image, f"A picture synthesised to excite {self.address}", 224, told)
+
+    def _exemplars_shown(self) -> Iterator[Picture]:
+        """The exemplars under their patch maps, in colours that all share; those whose picture is there."""
+        if self.thumbnail is None:
+            return
+        maps = [exemplar for exemplar in self.exemplars if exemplar.map is not None]
+        spans = [(each.map_low or 0.0, each.map_high or 0.0) for each in maps]
+        for each in self.exemplars[:MOST_EXEMPLARS]:
+            own = (each.map_low or 0.0, each.map_high or 0.0)
+            heat = None if each.map is None else heat_map(each.map, [own, *spans])
+            told = f"{cell(each.value)}{each.place and f' @{each.place}'}", each.label or "", each.path
+            with suppress(AtlasError):
+                yield Picture(self.thumbnail(each.image), f"exemplar {each.rank + 1}", 112, told, heat)
 
 
 @dataclass(frozen=True)

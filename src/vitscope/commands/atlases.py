@@ -103,16 +103,33 @@ def verify(atlas: AtlasPath, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+Studies = Annotated[
+    list[Path] | None,
+    typer.Option(help="A folder with a result of a study, or with several; may be given again."),
+]
+Atlases = Annotated[list[Path], typer.Argument(metavar="ATLAS...", help="Atlas folders.")]
+
+
 def serve(
-    atlases: Annotated[list[Path], typer.Argument(metavar="ATLAS...", help="Atlas folders.")],
+    atlases: Atlases,
     host: Annotated[
         str, typer.Option(help="Address to bind to; only this machine can reach the default.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The next free port is taken where it is in use.")
     ] = 8000,
+    studies: Studies = None,
+    live: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="What dreams and looks at dropped pictures: auto is each atlas's own model, off none.",
+        ),
+    ] = "auto",
+    weights: Weights = "pretrained",
+    device: Device = "auto",
 ) -> None:
-    """Browse atlases in a web page."""
+    """Browse atlases in a web page; where their model can be loaded, watch it dream."""
     from vitscope.atlas.read import Atlas
     from vitscope.viewer.app import find_port
     from vitscope.viewer.app import serve as run
@@ -120,7 +137,25 @@ def serve(
     opened = [Atlas.open(path) for path in atlases]
     free = find_port(host, port)
     announce(f"http://{host}:{free}   (Ctrl-C ends)")
-    run(opened, host=host, port=free)
+    run(opened, host=host, port=free, studies=studies, live=live, weights=weights, device=device)
+
+
+def export(
+    atlases: Atlases,
+    output: Annotated[
+        Path, typer.Option("--out", help="The folder of the site: new, empty, or of an earlier export.")
+    ],
+    studies: Studies = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the web pages of atlases as plain files, for any static host."""
+    from vitscope.atlas.read import Atlas
+    from vitscope.viewer.export import export as write
+
+    opened = [Atlas.open(path) for path in atlases]
+    with progress() as shown:
+        written = write(opened, out=output, studies=studies, on_progress=shown)
+    emit(written.describe(), as_json, shown=written.sentence)
 
 
 def demo(

@@ -1,4 +1,4 @@
-"""Commands that look something up: models, their sites, how a file was made, this installation."""
+"""Commands that look at something: a photograph, models, their sites, how a file was made, this machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,40 @@ from typing import Annotated
 
 import typer
 
-from vitscope.commands.console import AsJson, ModelName, Weights, emit, say
+from vitscope.commands.console import AsJson, Device, Dtype, ModelName, Seed, Weights, emit, say
 from vitscope.tables import facts_table
+
+
+def look(
+    model: ModelName,
+    image: Annotated[Path, typer.Argument(help="A photograph: JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the page goes; looks/NAME if not given.")
+    ] = None,
+    atlas: Annotated[
+        Path | None, typer.Option(help="An atlas of this model: for dreams and exemplars of the units.")
+    ] = None,
+    units: Annotated[int, typer.Option(min=1, help="Units a site.")] = 4,
+    kinds: Annotated[int, typer.Option(min=2, max=8, help="Groups of places that are alike.")] = 5,
+    weights: Weights = "pretrained",
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Show a photograph as a model sees it: its answer, where heads look, which units fire, what is alike."""
+    from vitscope.atlas.commit import check_writable
+    from vitscope.look import look as seen_by
+    from vitscope.look import opened
+    from vitscope.models import load
+
+    folder = output or Path("looks") / image.stem
+    check_writable(folder)
+    opened(image)  # a file that is none is told before the model is loaded
+    loaded = load(model, weights=weights, seed=seed, device=device, dtype=dtype)
+    found = seen_by(loaded, image, atlas=atlas, units=units, kinds=kinds)
+    page = found.save(folder)
+    emit({**found.describe(), "page": str(page)}, as_json, shown=lambda: f"{found.sentence()}\n{page}")
 
 
 def models(

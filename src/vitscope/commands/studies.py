@@ -1,15 +1,27 @@
-"""Commands that answer the questions of papers: studies, and the report that joins their results."""
+"""Commands that answer the questions of papers: studies, two models compared, and reports of results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Group
 
-from vitscope.commands.console import AsJson, Device, Dtype, Labels, Seed, emit, progress
+from vitscope.commands.console import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    Labels,
+    ModelName,
+    RecipeName,
+    Seed,
+    Source,
+    emit,
+    progress,
+)
 from vitscope.errors import BadValue
 from vitscope.tables import study_table
 
@@ -35,6 +47,13 @@ def study(
         Path | None, typer.Option(help="Boxes: a CSV, or a folder of ImageNet's XML files.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks: a folder of PNGs named as the images.")] = None,
+    edges: Annotated[
+        Literal["between", "pixels"] | None,
+        typer.Option(help="What corners of boxes are: between pixels, or pixels that are inside."),
+    ] = None,
+    mask_values: Annotated[
+        str | None, typer.Option(metavar="1-91,95", help="Values of masks that are foreground; all but 0.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many images only.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -62,7 +81,15 @@ def study(
         given.setdefault("seed", seed)
     folder = output or Path("results") / name
     check_writable(folder)
-    source = open_images(images, labels=labels, boxes=boxes, masks=masks, limit=limit)
+    source = open_images(
+        images,
+        labels=labels,
+        boxes=boxes,
+        masks=masks,
+        edges=edges,
+        mask_values=None if mask_values is None else _numbers(mask_values),
+        limit=limit,
+    )
     opened = [
         load(model, weights=which, seed=seed, device=device, dtype=dtype)
         for model, which in zip(models, _one_each(weights or (), models), strict=True)
@@ -80,6 +107,53 @@ def studies(as_json: AsJson = False) -> None:
     emit({facts["name"]: facts for facts in found}, as_json, shown=lambda: study_table(found))
 
 
+def compare(
+    model_a: ModelName,
+    model_b: ModelName,
+    source: Source,
+    output: Annotated[
+        Path, typer.Option("-o", "--out", help="Where the page and the results go; run again to go on.")
+    ] = Path("compared"),
+    labels: Labels = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="So many images, drawn by --seed; all where there are fewer.")
+    ] = 256,
+    recipe: RecipeName = "olah_2017:short",
+    weights: _Weights = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models over the same images: studies side by side, and one page on top of them."""
+    from vitscope.atlas.commit import check_writable
+    from vitscope.compare import compare as make
+    from vitscope.data import images
+    from vitscope.models import load
+
+    check_writable(output)
+    opened = images(source, labels=labels)
+    names = (model_a, model_b)
+    one, other = (
+        load(name, weights=which, seed=seed, device=device, dtype=dtype)
+        for name, which in zip(names, _one_each(weights or (), names), strict=True)
+    )
+    with progress() as shown:
+        made = make(
+            one,
+            other,
+            opened,
+            out=output,
+            limit=limit,
+            recipe=recipe,
+            seed=seed,
+            batch_size=batch_size,
+            on_progress=shown,
+        )
+    emit(made.describe(), as_json, shown=lambda: Group(made, str(made.index)))
+
+
 def report(
     results: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders that `vitscope study` wrote.")
@@ -93,6 +167,17 @@ def report(
     index = write(results, out=output)
     facts: dict[str, Any] = {"report": str(index), "results": [str(result) for result in results]}
     emit(facts, as_json, shown=lambda: str(index))
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """The whole numbers of a text such as "1-91,95"."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise BadValue(f"--mask-values takes numbers and ranges such as 1-91,95, not {text!r}")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
 
 
 def _one_each(weights: Sequence[str], models: Sequence[str]) -> list[str]:

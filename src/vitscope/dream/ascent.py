@@ -124,8 +124,8 @@ class Ascent:
         """The same for canvases by themselves: what finished ones are judged by."""
         return replace(self, objectives=self.canvases)
 
-    def run(self, tick: Callable[[int], None]) -> Climb:
-        """Take all steps; `tick` is told after each how many units took it.
+    def run(self, tick: Callable[[Glimpse], None]) -> Climb:
+        """Take all steps; `tick` is shown after each where the ascent is. What it raises ends the ascent.
 
         Raises:
             BadValue: an objective starts from an image, and the recipe's canvas cannot.
@@ -143,7 +143,7 @@ class Ascent:
                     optimiser.step()
                     if recipe.canvas.bounds is not None:
                         climb.parameters.data.clamp_(*recipe.canvas.bounds)
-                    tick(len(self.canvases))
+                    tick(Glimpse(self, climb, step))
         return climb
 
     def _begin(self) -> Climb:
@@ -284,6 +284,36 @@ class Ascent:
             for unit in units
             if counted[self.owners[unit]] == self.objectives[self.owners[unit]].canvases
         ]
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """Where an ascent is after one of its steps. It only reads, and nothing is computed that nobody asks for.
+
+    Attributes:
+        ascent, climb: of which it is a glimpse; the climb goes on.
+        step: the step just taken, from 0.
+    """
+
+    ascent: Ascent
+    climb: Climb
+    step: int
+
+    @property
+    def units(self) -> int:
+        """How many units took the step."""
+        return len(self.ascent.canvases)
+
+    @property
+    def scores(self) -> Scores:
+        """The mean score over the augmented copies that every unit's canvas had in this step."""
+        return self.climb.trace[self.step].cpu()
+
+    def pixels(self) -> Pixels:
+        """What the canvases show now: a copy, on the processor."""
+        canvas, size = self.ascent.recipe.canvas, self.ascent.canvas_size
+        with torch.no_grad():
+            return canvas.to_pixels(self.climb.parameters.detach().clone(), size).float().cpu()
 
 
 def _images(views: Views) -> Pixels:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.dream.ascent import Ascent
+from vitscope.dream.ascent import Ascent, Glimpse
 from vitscope.dream.judge import judged, most_robust
 from vitscope.dream.objectives import BoundObjective, Objective
 from vitscope.dream.plan import Plan, plan_dreams
@@ -19,6 +19,9 @@ from vitscope.models.vision_model import Site, VisionModel
 
 OnStep = Callable[[int, int], None]
 """Called after every step with how many unit-steps are done and how many there are."""
+
+OnGlimpse = Callable[[Glimpse], None]
+"""Called after every step with where the ascent of a batch is."""
 
 OnPlan = Callable[[Plan], None]
 """Called with the plan, before the first step."""
@@ -35,6 +38,7 @@ def optimize(
     plan: Plan | None = None,
     on_plan: OnPlan | None = None,
     on_step: OnStep | None = None,
+    on_glimpse: OnGlimpse | None = None,
 ) -> list[Dream]:
     """Dream of every objective, in their order; an objective with several canvases gives as many dreams.
 
@@ -52,6 +56,8 @@ def optimize(
         plan: how passes are computed; measured where none is given.
         on_plan: told how passes are computed, and how long that should take.
         on_step: told after every step how many unit-steps are done, of how many.
+        on_glimpse: shown after every step what the canvases of the batch look like, if it asks. What it
+            raises ends the work. An ascent that is tried again after it diverged is not shown.
 
     Raises:
         UnknownSite, UnknownAddress, UnknownName, BadValue: the model does not have what an objective reads.
@@ -68,11 +74,13 @@ def optimize(
         on_plan(replace(plan, seconds=plan.seconds * seeds))
     done = 0
 
-    def tick(units: int) -> None:
+    def tick(glimpse: Glimpse) -> None:
         nonlocal done
-        done += units
+        done += glimpse.units
         if on_step is not None:
             on_step(done, len(canvases) * recipe.steps * seeds)
+        if on_glimpse is not None:
+            on_glimpse(glimpse)
 
     batches = list(_batches(bound, batch_size or plan.units))
     tries = [_dreams(model, bound, batches, recipe, seed + n, plan, tick) for n in range(seeds)]
@@ -86,7 +94,7 @@ def _dreams(
     recipe: Recipe,
     seed: int,
     plan: Plan,
-    tick: Callable[[int], None],
+    tick: OnGlimpse,
 ) -> list[Dream]:
     """With one seed; where numbers diverged with the next."""
     dreams: dict[int, list[Dream]] = {}
@@ -100,7 +108,7 @@ def _dreams(
     return [dream for index in range(len(objectives)) for dream in dreams[index]]
 
 
-def _made(ascent: Ascent, tick: Callable[[int], None], *, retried: bool = False) -> list[list[Dream]]:
+def _made(ascent: Ascent, tick: OnGlimpse, *, retried: bool = False) -> list[list[Dream]]:
     """The dreams of every objective of an ascent."""
     climb = ascent.run(tick)
     made = judged(ascent.apart, climb, retried=retried)

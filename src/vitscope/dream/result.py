@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vitscope.errors import BadValue, NotWritable, suggestion
+from vitscope.notebook import Picture, card, line, pictures, sentence
 from vitscope.provenance import TEXT_CHUNK, Provenance
 
 ALPHAS = ("opaque", "transparency")
@@ -85,6 +86,15 @@ class Dream:
 
     def _repr_png_(self) -> bytes:
         return self._png("opaque")
+
+    def _repr_html_(self) -> str:
+        shown = Picture(self._png("opaque"), f"A picture synthesised to excite {self.address}", width=224)
+        trust = {name.replace("_", " "): value for name, value in self.trust.items()}
+        made = {"recipe": self.recipe, "seed": self.seed, "model": self.provenance.model}
+        climb = line(self.trace.tolist(), alt="score by step")
+        return card(
+            self.address, pictures([shown]), sentence({"score": self.score, **trust}), climb, sentence(made)
+        )
 
     def _png(self, alpha: str) -> bytes:
         channels = self.pixels.cpu()

@@ -16,26 +16,24 @@ from vitscope.arrays import Activations
 from vitscope.errors import Unsuited
 from vitscope.interventions.model import head_site
 from vitscope.interventions.trunk import answer, noise
+from vitscope.meters.readouts import readings_of
 from vitscope.models.vision_model import Site, VisionModel
 from vitscope.tap import Change, changed
 
-READINGS = ("cls", "patches", "all", "first")
-"""CLS, the mean of the patches, the mean of all tokens, the first patch: the tokens an answer is read off."""
 
-
-def readings_of(site: Site) -> tuple[str, ...]:
-    """Those of `READINGS` that make sense at a site: without prefix tokens there is no CLS."""
-    return READINGS if site.prefix_tokens else ("patches", "first")
+def blocks_of(model: VisionModel) -> list[Site]:
+    """The streams that leave the blocks and whose places lie on the image, in order."""
+    rule = r"blocks\.\d+" if any(site.name == "blocks.0" for site in model.sites) else r"stages\.\d+\.\d+"
+    return [site for site in model.sites if re.fullmatch(rule, site.name) and site.grid]
 
 
 def streams_of(model: VisionModel) -> list[Site]:
-    """The streams that leave the blocks and are of the size of the last one, in order.
+    """Those of `blocks_of` that are of the size of the last one.
 
     Raises:
         Unsuited: the model has no blocks with places on the image.
     """
-    rule = r"blocks\.\d+" if any(site.name == "blocks.0" for site in model.sites) else r"stages\.\d+\.\d+"
-    found = [site for site in model.sites if re.fullmatch(rule, site.name) and site.grid]
+    found = blocks_of(model)
     if not found:
         raise Unsuited(f"{model.name} has no blocks with places on the image to read an answer off")
     sizes = [(site.places, site.units, site.prefix_tokens) for site in found]

@@ -14,6 +14,8 @@ METERS = Registry(
         "cka": "vitscope.meters.hsic:CKA",
         "head_grams": "vitscope.meters.head_grams:HeadGrams",
         "predictions": "vitscope.meters.predictions:Predictions",
+        "probe_sums": "vitscope.meters.probe_sums:ProbeSums",
+        "readout_accuracy": "vitscope.meters.readout_accuracy:ReadoutAccuracy",
         "skips": "vitscope.meters.skips:Skips",
         "token_accuracy": "vitscope.meters.token_accuracy:TokenAccuracy",
     },

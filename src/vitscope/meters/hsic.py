@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float32
 
-from vitscope.errors import BadValue, UnknownSite
+from vitscope.errors import BadValue
 from vitscope.meters.gathering import GRAM, GramState
 from vitscope.meters.grams import LEAST
+from vitscope.meters.meter import matching
 from vitscope.meters.reading import Array, Reading
 from vitscope.models.vision_model import Site, Sites
 
@@ -58,14 +58,11 @@ class CKA:
             UnknownAddress: one of them has no such place as `features` names.
         """
         patterns = (self.pattern,) if isinstance(self.pattern, str) else self.pattern
-        found = list(dict.fromkeys(chain(*(_matching(sites, each) for each in patterns)))) or sites(
-            patterns[0]
-        )
+        found = matching(sites, patterns)
         if self.features not in (WHOLE, MEAN):
             for site in found:
                 site.place_index(self.features)
-        order = {site.name: index for index, site in enumerate(sites)}
-        return sorted(found, key=lambda site: order.get(site.name, len(order)))
+        return found
 
     def start(self, sites: Sequence[Site]) -> CKAState:
         """A state that has seen nothing."""
@@ -106,11 +103,3 @@ class CKAState(GramState):
             values = values[:, reading.site.place_index(self.meter.features), None]
         rows: Array = rearrange(values.float().cpu(), "image one other -> image (one other)").numpy()
         return np.ascontiguousarray(rows)
-
-
-def _matching(sites: Sites, pattern: str) -> Sequence[Site]:
-    """The sites that match one of several patterns, which need not all match."""
-    try:
-        return sites(pattern)
-    except UnknownSite:
-        return ()

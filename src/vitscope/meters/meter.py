@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
+from vitscope.errors import UnknownSite
 from vitscope.meters.reading import Reading
 from vitscope.models.vision_model import Site, Sites
 
@@ -62,3 +63,20 @@ class Meter(Protocol):
     def load(self, sites: Sequence[Site], arrays: Mapping[str, NDArray[Any]]) -> State:
         """The state that `State.arrays` described."""
         ...
+
+
+def matching(sites: Sites, patterns: Sequence[str]) -> list[Site]:
+    """The sites that match any of several patterns, which need not all match, in forward order.
+
+    Raises:
+        UnknownSite: none does.
+    """
+    found: dict[str, Site] = {}
+    for pattern in patterns:
+        try:
+            found |= {site.name: site for site in sites(pattern)}
+        except UnknownSite:
+            continue
+    order = {site.name: index for index, site in enumerate(sites)}
+    chosen = sorted(found.values(), key=lambda site: order.get(site.name, len(order)))
+    return chosen or list(sites(patterns[0]))

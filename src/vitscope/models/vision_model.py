@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vitscope.address import Address
 from vitscope.arrays import Pixels
 from vitscope.errors import UnknownAddress, UnknownSite, suggestion
+from vitscope.notebook import card, sentence, table
 
 TOKENS = "image token unit"
 MAP = "image unit row column"
@@ -170,6 +171,9 @@ class Site:
             "recomputed": self.recomputed,
         }
 
+    def _repr_html_(self) -> str:
+        return card(self.name, sentence({**self.describe(), "name": None, "path": self.whereabouts}))
+
     def place_index(self, place: str) -> int:
         """The index among the places that an address's place names.
 
@@ -298,14 +302,9 @@ class Sites(Sequence[Site]):
         return table
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = [
-            [str(value) for value in (*list(site.describe().values())[:5], site.whereabouts)] for site in self
-        ]
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in ("name", "axes", "units", "grid", "prefix", "path"))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        columns = ("name", "axes", "units", "grid", "prefix", "path")
+        rows = ([*list(site.describe().values())[:5], site.whereabouts] for site in self)
+        return card(f"{len(self)} sites of {self._model}", table(columns, rows))
 
     def __repr__(self) -> str:
         return f"<{len(self)} sites of {self._model}: {', '.join(site.name for site in self)}>"

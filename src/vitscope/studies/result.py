@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from vitscope.atlas.commit import write
 from vitscope.errors import BadValue, Failure, MissingPath, UnknownName, suggestion
+from vitscope.notebook import Picture, card, cell, pictures, table
 from vitscope.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -181,14 +181,16 @@ class Result:
 
     def _repr_html_(self) -> str:
         rows = shown(self.table)
-        columns = columns_of(rows)
-        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(row.get(name, ''))}</td>" for name in columns) + "</tr>"
-            for row in rows
-        )
-        caption = f"<caption>{escape(self.study)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        columns = columns_of(rows, without=("model",) if len(self.models) == 1 else ())
+        numbers = table(columns, ([row.get(name, "") for name in columns] for row in rows))
+        return card(f"{self.study}: {', '.join(self.models)}", pictures(self._pictures()), numbers)
+
+    def _pictures(self) -> list[Picture]:
+        """The main figure, if there is one."""
+        from vitscope.house import png
+
+        alt = f"The main figure of the study {self.study}; its numbers are in the table"
+        return [Picture(png(self.plot()), alt, width=720)] if self.draw else []
 
     def __repr__(self) -> str:
         arrays = f", arrays {', '.join(self.arrays)}" if self.arrays else ""
@@ -275,16 +277,6 @@ def shown(rows: Sequence[Row]) -> list[dict[str, str]]:
                 cells[name] += f" ({cell(low, figures=3)} to {cell(high, figures=3)})"
         found.append(cells)
     return found
-
-
-def cell(value: Any, *, figures: int = 4) -> str:
-    """A value of a table as people read it: so many figures, and a dash for what is not there."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.{figures}g}"
-    text = str(value)
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def csv_of(rows: Sequence[Row]) -> bytes:

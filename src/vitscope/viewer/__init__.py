@@ -1,1 +1,1 @@
-"""The viewer: read-only web pages over atlases. `app.py` has the routes and `serve`."""
+"""The viewer: web pages over atlases. `files.py` names every file; `app.py` and `export.py` give them out."""

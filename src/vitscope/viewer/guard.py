@@ -19,8 +19,8 @@ LONGEST_TARGET = 2048
 """Characters of path and query; addresses of real models have under 100. What is longer is refused."""
 
 HEADERS = {
-    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -28,6 +28,9 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 """Sent with every answer: no inline script or style, no other host, no frame around us, no guessed types."""
+
+READING = ("GET", "HEAD")
+"""What other sites may make a browser ask for: it changes nothing, and they cannot read the answer."""
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:\[\]@/\\,]+)(?::\d{1,5})?", re.ASCII)
 
@@ -42,7 +45,8 @@ def host_of(header: str) -> str | None:
 
 
 class Guard:
-    """Refuses foreign hosts (DNS rebinding) and endless addresses, and adds `HEADERS` to every answer.
+    """Refuses foreign hosts (DNS rebinding), endless addresses, and any request beside reading that no page
+    of ours makes (request forgery); adds `HEADERS` to every answer.
 
     Args:
         app: what is guarded.
@@ -74,4 +78,12 @@ class Guard:
             return PlainTextResponse("This host name is not served here.", status_code=400)
         if len(scope["path"]) + len(scope["query_string"]) > LONGEST_TARGET:
             return PlainTextResponse("This address is too long.", status_code=414)
+        if scope["method"] not in READING and not _from_here(scope, hosts[0]):
+            return PlainTextResponse("Only pages that are served here may ask for this.", status_code=403)
         return None
+
+
+def _from_here(scope: Scope, host: str) -> bool:
+    """Whether a request says that a page of this very host and port makes it; browsers always say."""
+    origins = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"origin"]
+    return origins in ([f"http://{host.lower()}"], [f"https://{host.lower()}"])

@@ -1,149 +1,122 @@
-"""What the viewer answers to each kind of address: pages, pictures and JSON. All of it only reads.
+"""The pages about many units: home, a model, a site, its map, comparing, health. All of it only reads.
 
-Names in an address are looked up in the atlas and never become paths. A name of nothing raises, and `trouble`
-makes a page with links of it; so does a leaf that is damaged, which costs its own pages and no others.
+Each is a function of the library and of names from its path, which are looked up and never become paths.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections import Counter
-from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+import numpy as np
+from numpy.typing import NDArray
 
 from vitscope.address import Address
-from vitscope.atlas.read import Exemplar, Unit
-from vitscope.errors import AtlasError, UnknownAddress
-from vitscope.viewer.pictures import (
-    colour_scale,
-    fact,
-    figure,
-    heat_map,
-    histogram_chart,
-    media_type,
-    number,
-    shared_span,
-)
-from vitscope.viewer.shelf import UNITS_PER_PAGE, Shelf, Volume, made_from, plain
+from vitscope.atlas.read import SiteEntry
+from vitscope.errors import AtlasError, UnknownName
+from vitscope.heat import colour_scale
+from vitscope.viewer.charts import depth_chart, family_of
+from vitscope.viewer.facts import DAMAGED, WAITING, UnitFacts, commonest
+from vitscope.viewer.library import Answer, Library, page, picture
+from vitscope.viewer.likeness import layout
+from vitscope.viewer.shelf import UNITS_PER_PAGE, Volume, made_from, plain
 
 DREAMS_PER_ROW = 12
-"""Dreams of a site on the page of its atlas: one row of a laptop's window."""
+"""Dreams of a site on the page of its model: one row of a laptop's window."""
 DREAMS_PER_SITE = 128
 """Dreams shown above the units of a site."""
-FOREVER = "public, max-age=31536000, immutable"
-"""For pictures whose address names the version of what they show."""
-
-STATIC = {"viewer.css": "text/css", "viewer.js": "text/javascript", "icon.svg": "image/svg+xml"}
-"""Our own three files; nothing else is served from disk."""
 
 
-@cache
-def _static(name: str) -> tuple[bytes, str]:
-    content = files("vitscope.viewer").joinpath("static", name).read_bytes()
-    return content, hashlib.sha256(content).hexdigest()[:12]
+def home(library: Library, path: str) -> Answer:
+    """The atlases and how far each is built, and the results of studies."""
+    return page(library, path, "home.html", volumes=list(library.shelf))
 
 
-@cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("vitscope.viewer"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def model(library: Library, path: str, *, atlas: str) -> Answer:
+    """One atlas: what it is of, how far it is built, its sites one after another."""
+    volume = library.volume(atlas)
+    entries = volume.sites
+    known = {entry.name: volume.facts.units(entry) for entry in entries}
+    groups: dict[str, list[tuple[SiteEntry, UnitFacts]]] = {}
+    for entry in entries:
+        groups.setdefault(family_of(entry.name), []).append((entry, known[entry.name]))
+    return page(
+        library,
+        path,
+        "model.html",
+        volume=volume,
+        entries=entries,
+        groups=groups,
+        known=known,
+        charts=_charts(known),
+        dreamt={name: _dreamt(name, facts)[:DREAMS_PER_ROW] for name, facts in known.items()},
+        facts=made_from(volume.atlas.manifest),
     )
-    environment.filters.update(number=number, figure=figure, fact=fact)
-    environment.globals["static"] = lambda name: f"/static/{name}?v={_static(name)[1]}"
-    return environment
 
 
-def _page(template: str, *, status: int = 200, **values: object) -> HTMLResponse:
-    text = _templates().get_template(template).render(**{"volume": None, **values})
-    return HTMLResponse(text, status_code=status, headers={"cache-control": "no-cache"})
+def _charts(known: Mapping[str, UnitFacts]) -> list[Any]:
+    dead = {
+        name: facts.statuses["dead"] / readable if (readable := _readable(facts)) else None
+        for name, facts in known.items()
+    }
+    told = (
+        ("dead units", dead, "share of units that never respond", True),
+        ("sparsity", _medians(known, "sparsity"), "median unit; near 1 responds rarely", False),
+        ("peak", _medians(known, "peak"), "largest activation of the median unit", False),
+        ("trust", _medians(known, "trust"), "median dream over the best image, both augmented", False),
+    )
+    made = [depth_chart(name, values, meaning=text, per_cent=share) for name, values, text, share in told]
+    return [chart for chart in made if chart is not None]
 
 
-def _volume(request: Request) -> Volume:
-    volume: Volume | None = request.app.state.shelf.get(request.path_params["atlas"])
-    if volume is None:
-        raise HTTPException(404, "There is no atlas of that name here.")
-    return volume
+def _readable(facts: UnitFacts) -> int:
+    return sum(count for status, count in facts.statuses.items() if status not in (WAITING, DAMAGED))
 
 
-def _address(request: Request) -> Address:
-    address = Address.parse(request.path_params["address"])
-    if address.unit is None:
-        raise UnknownAddress(f"{str(address)!r} names a site; a unit is written {address.site}:0")
-    return Address(address.site, address.unit)
+def _medians(known: Mapping[str, UnitFacts], number: str) -> dict[str, float | None]:
+    return {name: facts.median(number) for name, facts in known.items()}
 
 
-def _unit(request: Request) -> tuple[Volume, Unit]:
-    volume = _volume(request)
-    return volume, volume.atlas[_address(request)]
+def _dreamt(site: str, facts: UnitFacts) -> list[Address]:
+    return [Address(site, int(unit)) for unit in np.flatnonzero(facts.dreams)]
 
 
-def _ranking(unit: Unit, by: str) -> Sequence[Exemplar]:
-    return unit.by_mean if by == "mean" else unit.exemplars
-
-
-def _spans(exemplars: Sequence[Exemplar]) -> list[tuple[float, float]]:
-    """What both ends of each exemplar's map stand for."""
-    return [(e.map_low or 0.0, e.map_high or 0.0) for e in exemplars if e.map is not None]
-
-
-def home(request: Request) -> Response:
-    """The atlases; where there is one, its page."""
-    shelf: Shelf = request.app.state.shelf
-    volumes = list(shelf)
-    if len(volumes) == 1:
-        return RedirectResponse(volumes[0].to())
-    return _page("home.html", volumes=volumes)
-
-
-def atlas_page(request: Request) -> Response:
-    """One atlas: what it is of, how far it is built, and its sites."""
-    volume = _volume(request)
-    dreamt = {entry.name: volume.dreamt(entry)[:DREAMS_PER_ROW] for entry in volume.atlas.sites}
-    groups: dict[str, list[tuple[Any, Any]]] = {}
-    for entry in volume.atlas.sites:
-        family = ".".join("*" if part.isdigit() else part for part in entry.name.split("."))
-        groups.setdefault(family, []).append((entry, volume.census(entry)))
-    facts = made_from(volume.atlas.manifest)
-    return _page("atlas.html", volume=volume, groups=groups, dreamt=dreamt, facts=facts)
-
-
-def site_page(request: Request) -> Response:
+def site(library: Library, path: str, *, atlas: str, site: str, page_number: str) -> Answer:
     """256 units of a site, as pictures."""
-    volume = _volume(request)
-    entry = volume.site(request.path_params["site"])
-    page = request.query_params.get("page", "1")
-    if not (page.isascii() and page.isdigit() and 1 <= int(page) <= entry.leaves):
-        raise HTTPException(404, f"{entry.name} has the pages 1 to {entry.leaves}.")
-    leaf = int(page) - 1
+    volume = library.volume(atlas)
+    entry = volume.site(site)
+    number = _page_number(entry, page_number)
+    facts = volume.facts.units(entry)
+    first = (number - 1) * UNITS_PER_PAGE
+    statuses = facts.status[first : first + UNITS_PER_PAGE]
+    trouble = ""
     try:
-        rows, trouble = volume.atlas.leaf(entry.name, leaf).units, ""
+        volume.facts.leaf(entry.name, number - 1)
     except AtlasError as error:
-        rows, trouble = (), str(error)
-    return _page(
+        trouble = str(error)
+    return page(
+        library,
+        path,
         "site.html",
         status=503 if trouble else 200,
         volume=volume,
         entry=entry,
-        page=int(page),
-        rows=rows,
+        page=number,
+        statuses=statuses,
         trouble=trouble,
-        dreamt=volume.dreamt(entry)[:DREAMS_PER_SITE] if page == "1" else [],
-        first=leaf * UNITS_PER_PAGE,
-        statuses=Counter(row.status for row in rows),
-        others=_beside([site.name for site in volume.atlas.sites], entry.name),
+        facts=facts,
+        dreamt=_dreamt(entry.name, facts)[:DREAMS_PER_SITE] if number == 1 else [],
+        first=first,
+        others=_beside([one.name for one in volume.sites], entry.name),
     )
+
+
+def _page_number(entry: SiteEntry, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= entry.leaves):
+        raise UnknownName(f"{entry.name} has the pages 1 to {entry.leaves}.")
+    return int(text)
 
 
 def _beside(names: Sequence[str], name: str) -> tuple[str | None, str | None]:
@@ -151,136 +124,141 @@ def _beside(names: Sequence[str], name: str) -> tuple[str | None, str | None]:
     return (names[at - 1] if at else None), (names[at + 1] if at + 1 < len(names) else None)
 
 
-def unit_page(request: Request) -> Response:
-    """One unit: its dreams, its exemplars with their patch maps, its histogram and statistics."""
-    volume, unit = _unit(request)
-    by = "mean" if request.query_params.get("by") == "mean" else "max"
-    exemplars = _ranking(unit, by)
-    labels = Counter(exemplar.label for exemplar in exemplars if exemplar.label)
-    marks = [exemplar.value for exemplar in unit.exemplars]
-    return _page(
-        "unit.html",
+def columns(library: Library, path: str, *, atlas: str, site: str) -> Answer:
+    """Numbers of all units of a site, in columns, by which the grid is sorted and filtered."""
+    del path
+    volume = library.volume(atlas)
+    entry = volume.site(site)
+    facts = volume.facts.units(entry)
+    exemplars = volume.facts.exemplars(entry)
+    top, share = commonest(exemplars, entry.units)
+    numbers = {**facts.numbers, "selectivity": share}
+    document = {
+        "atlas": volume.atlas.name,
+        "site": entry.name,
+        "units": entry.units,
+        "status": facts.status,
+        "dreams": facts.dreams.tolist(),
+        **{name: _rounded(values) for name, values in numbers.items()},
+        "classes": exemplars.classes,
+        "class": top.tolist(),
+        "labels": {str(unit): labels for unit, labels in enumerate(facts.labels) if labels},
+    }
+    return _json(document)
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float | None]:
+    """Four digits; None where there is none. They sort the units, the units' pages have the exact ones."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _json(document: Any) -> Answer:
+    text = json.dumps(plain(document), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    return Answer(text.encode(), "application/json")
+
+
+def leaf(library: Library, path: str, *, atlas: str, site: str, number: str) -> Answer:
+    """What `vitscope show --json` prints, of 256 units."""
+    del path
+    volume = library.volume(atlas)
+    entry = volume.site(site)
+    index = _page_number(entry, number)
+    units = range((index - 1) * UNITS_PER_PAGE, min(index * UNITS_PER_PAGE, entry.units))
+    return _json([volume.atlas[Address(entry.name, unit)].describe() for unit in units])
+
+
+def site_map(library: Library, path: str, *, atlas: str, site: str) -> Answer:
+    """The units of a site laid out so that those which the same images excite are close."""
+    volume = library.volume(atlas)
+    entry = volume.site(site)
+    matrix = volume.incidence(entry)
+    order = np.lexsort(layout(matrix).T[::-1])
+    facts = volume.facts.units(entry)
+    return page(
+        library,
+        path,
+        "map.html",
         volume=volume,
-        unit=unit,
-        address=unit.address,
-        entry=volume.site(unit.address.site),
-        by=by,
-        exemplars=exemplars,
-        labels=labels.most_common(4),
-        span=shared_span(_spans(exemplars)),
-        chart=histogram_chart(unit.histogram.edges, unit.histogram.counts, marks=marks),
-        beside=volume.atlas.neighbours(unit.address),
+        entry=entry,
+        order=order.tolist(),
+        columns=int(np.ceil(np.sqrt(entry.units))),
+        built=_readable(facts),
+        others=_beside([one.name for one in volume.sites], entry.name),
     )
 
 
-def go(request: Request) -> Response:
-    """From the address that somebody typed to its page."""
-    volume = _volume(request)
-    address = Address.parse(request.query_params.get("address", "").strip()[:200])
-    volume.site(address.site)
-    return RedirectResponse(volume.to("site", address.site) if address.unit is None else volume.unit(address))
+def compare(library: Library, path: str) -> Answer:
+    """A page that puts two to four other pages side by side."""
+    return page(library, path, "compare.html", volumes=list(library.shelf))
 
 
-def lucky(request: Request) -> Response:
-    """To any unit of a site that is built."""
-    volume = _volume(request)
-    entries = [entry for entry in volume.atlas.sites if entry.finished]
-    if not entries:
-        raise HTTPException(404, "No unit of this atlas is built yet.")
-    entry = random.choice(entries)
-    target = volume.unit(Address(entry.name, random.randrange(entry.units)))
-    return RedirectResponse(target, headers={"cache-control": "no-store"})
-
-
-def api_atlas(request: Request) -> Response:
-    """The atlas's manifest and the state of its sites."""
-    atlas = _volume(request).atlas
-    sites = [
-        {"name": e.name, "units": e.units, "leaves": e.leaves, "finished": e.finished} for e in atlas.sites
-    ]
-    return JSONResponse(
-        plain({"name": atlas.name, "complete": atlas.complete, "sites": sites, "manifest": atlas.manifest})
+def health(library: Library, path: str, *, atlas: str) -> Answer:
+    """What is missing, damaged or was skipped, and why."""
+    volume = library.volume(atlas)
+    known = {entry.name: (entry, volume.facts.units(entry)) for entry in volume.sites}
+    return page(
+        library,
+        path,
+        "health.html",
+        volume=volume,
+        known=known,
+        odd={name: _odd(name, facts) for name, (_, facts) in known.items()},
+        weak={name: np.flatnonzero(facts.weak).tolist() for name, (_, facts) in known.items()},
+        runs=_runs(volume),
     )
 
 
-def api_unit(request: Request) -> Response:
-    """What `vitscope show --json` prints."""
-    return JSONResponse(plain(_unit(request)[1].describe()))
+def _odd(site: str, facts: UnitFacts) -> list[tuple[Address, str]]:
+    """Units whose numbers were not all finite, or which never change."""
+    usual = ("ok", "dead", WAITING, DAMAGED)
+    return [(Address(site, at), status) for at, status in enumerate(facts.status) if status not in usual]
 
 
-def _picture(request: Request, content: bytes, version: str) -> Response:
-    """An image with the headers that let a browser keep it; what is not an image is not served."""
-    kind = media_type(content)
-    if kind is None:
-        raise AtlasError("the atlas holds something here that is not an image; it is not served")
-    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    current = request.query_params.get("v") == version
-    headers = {"etag": tag, "cache-control": FOREVER if current else "no-cache"}
-    if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type=kind, headers=headers)
+def _runs(volume: Volume) -> list[dict[str, Any]]:
+    """The records of the runs that built it, newest first; one that cannot be read is left out."""
+    found = []
+    for path in sorted((volume.atlas.path / "runs").glob("*.json"), reverse=True):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict):
+                found.append(record)
+    return found
 
 
-def sprite(request: Request) -> Response:
-    """The 16 x 16 tiles of one leaf."""
-    volume, names = _volume(request), request.path_params
-    return _picture(request, volume.atlas.sprite(names["site"], names["leaf"]), volume.version)
+def sprite(library: Library, path: str, *, atlas: str, site: str, number: str) -> Answer:
+    """The 16 x 16 tiles of one page of a site."""
+    del path
+    volume = library.volume(atlas)
+    entry = volume.site(site)
+    index = _page_number(entry, number)
+    return picture(volume.atlas.sprite(entry.name, index - 1), volume.version)
 
 
-def thumbnail(request: Request) -> Response:
+def thumbnail(library: Library, path: str, *, atlas: str, image: str) -> Answer:
     """One image of the source, cropped as the model saw it."""
-    volume = _volume(request)
-    return _picture(request, volume.atlas.thumbnail(request.path_params["image"]), volume.version)
+    del path
+    volume = library.volume(atlas)
+    return picture(volume.atlas.thumbnail(image), volume.version)
 
 
-def dream(request: Request) -> Response:
-    """One of a unit's dreams."""
-    volume, unit = _unit(request)
-    if request.path_params["n"] >= len(unit.dreams):
-        raise HTTPException(404, f"{unit.address} has {len(unit.dreams)} dreams.")
-    return _picture(request, unit.dreams[request.path_params["n"]].image, volume.version)
-
-
-def patch_map(request: Request) -> Response:
-    """The patch map of one exemplar, as a layer to put over its picture."""
-    volume, unit = _unit(request)
-    exemplars = _ranking(unit, request.path_params["by"])
-    for exemplar in exemplars:
-        if exemplar.rank == request.path_params["rank"] and exemplar.map is not None:
-            layer = heat_map(exemplar.map, [*_spans([exemplar]), *_spans(exemplars)])
-            return _picture(request, layer, volume.version)
-    raise HTTPException(404, "There is no such map.")
-
-
-def scale(request: Request) -> Response:
+def scale(library: Library, path: str) -> Answer:
     """The legend of all heat maps."""
-    return _picture(request, colour_scale(), "1")
+    del library, path
+    return picture(colour_scale(), "1")
 
 
-def static(request: Request) -> Response:
-    """One of our own files."""
-    name = request.path_params["name"]
-    if name not in STATIC:
-        raise HTTPException(404, "There is no such file.")
-    content, version = _static(name)
-    cache_control = FOREVER if request.query_params.get("v") == version else "no-cache"
-    return Response(content, media_type=STATIC[name], headers={"cache-control": cache_control})
-
-
-def trouble(request: Request, error: Exception) -> Response:
-    """What went wrong, as a page with links onward, or as JSON below /api/."""
-    status, title = 404, "Not found"
-    message = str(error)
-    if isinstance(error, HTTPException):
-        status, message = error.status_code, error.detail
-        title = title if status == 404 else "This cannot be done here"
-    elif isinstance(error, AtlasError):
-        status, title = 503, "This part of the atlas cannot be read"
-    if request.url.path.startswith("/api/"):
-        return JSONResponse({"error": message}, status_code=status)
-    shelf: Shelf = request.app.state.shelf
-    parts = request.url.path.split("/")
-    volume = shelf.get(parts[2]) if len(parts) > 2 and parts[1] == "a" else None
-    return _page(
-        "trouble.html", status=status, title=title, message=message, volume=volume, volumes=list(shelf)
+def trouble(library: Library, path: str, error: Exception) -> Answer:
+    """What went wrong, as a page with links onward."""
+    damaged = isinstance(error, AtlasError)
+    parts = path.split("/")
+    volume = library.shelf.get(parts[1]) if len(parts) > 1 and parts[0] == "a" else None
+    return page(
+        library,
+        path,
+        "trouble.html",
+        status=503 if damaged else 404,
+        title="This part of the atlas cannot be read" if damaged else "Not found",
+        message=str(error),
+        volume=volume,
+        volumes=list(library.shelf),
     )

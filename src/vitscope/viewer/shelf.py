@@ -5,58 +5,66 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
 
 from vitscope.address import Address
 from vitscope.atlas.read import Atlas, SiteEntry
-from vitscope.atlas.store import ABSENT
-from vitscope.errors import AtlasError, UnknownSite, suggestion
+from vitscope.atlas.store import Store
+from vitscope.errors import UnknownSite, suggestion
+from vitscope.viewer.facts import Facts
+from vitscope.viewer.likeness import incidence
 
 UNITS_PER_PAGE = 256
 """A page of a site is one leaf of the atlas, and one sprite of 16 x 16 tiles."""
-
-
-@dataclass(frozen=True)
-class Census:
-    """How the units of one site are.
-
-    Attributes:
-        statuses: "ok", "dead", "constant", ... -> number of units.
-        damaged: leaves that were written but cannot be read.
-        waiting: leaves that are not built yet.
-    """
-
-    statuses: Mapping[str, int]
-    damaged: int
-    waiting: int
-
-    @property
-    def units(self) -> int:
-        """Units that can be read."""
-        return sum(self.statuses.values())
-
-    @property
-    def dead(self) -> float:
-        """Share of the readable units that never respond, 0 to 1."""
-        return self.statuses.get("dead", 0) / max(1, self.units)
+SITES_KEPT = 16
+"""Sites whose common exemplars stay in memory, about 0.5 MB each."""
 
 
 @dataclass
 class Volume:
-    """One atlas with the name it has in addresses of pages."""
+    """One atlas with the name it has in addresses of pages.
+
+    Attributes:
+        slug: that name.
+        atlas: what is shown.
+        kept: what pages keep of it, by their names.
+    """
 
     slug: str
     atlas: Atlas
-    _statuses: dict[tuple[str, int], Counter[str]] = field(default_factory=dict)
-    _dreamt: dict[tuple[str, int], tuple[Address, ...]] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    _sites: tuple[SiteEntry, ...] = ()
+
+    @property
+    def sites(self) -> tuple[SiteEntry, ...]:
+        """The sites of the atlas; looked at only once when all of it is built, as it never changes then."""
+        if not self._sites or any(entry.finished < entry.leaves for entry in self._sites):
+            self._sites = self.atlas.sites
+        return self._sites
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of all units of a site at once."""
+        return Facts(Store.open(self.atlas.path))
+
+    def incidence(self, entry: SiteEntry) -> csr_matrix:
+        """Units x images of a site: which images are among which unit's exemplars; kept for a few sites."""
+        return self._incidence(entry.name, entry.units, entry.finished)
+
+    @cached_property
+    def _incidence(self) -> Callable[[str, int, int], csr_matrix]:
+        return lru_cache(maxsize=SITES_KEPT)(self._incidence_of)
+
+    def _incidence_of(self, name: str, units: int, finished: int) -> csr_matrix:
+        del finished  # with it a site that grows is read again
+        found = self.facts.exemplars(self.site(name))
+        return incidence(found.unit, found.image, units=units)
 
     @cached_property
     def version(self) -> str:
@@ -76,67 +84,59 @@ class Volume:
         Raises:
             UnknownSite: the atlas does not hold it; the message names the nearest.
         """
-        for entry in self.atlas.sites:
+        for entry in self.sites:
             if entry.name == name:
                 return entry
-        known = [entry.name for entry in self.atlas.sites]
+        known = [entry.name for entry in self.sites]
         raise UnknownSite(
             f"no site {name!r} in {self.atlas.name} ({len(known)} sites).{suggestion(name, known)}"
         )
 
-    def census(self, entry: SiteEntry) -> Census:
-        """Count the units of a site by status; leaves that cannot be read are counted, not raised."""
-        statuses: Counter[str] = Counter()
-        faults: list[str] = []
-        for leaf in range(entry.leaves):
-            try:
-                statuses.update(self._counted(entry.name, leaf))
-            except AtlasError as error:
-                faults.append(str(error))
-        waiting = sum(ABSENT in fault for fault in faults)
-        return Census(statuses, len(faults) - waiting, waiting)
-
-    def _counted(self, site: str, leaf: int) -> Counter[str]:
-        """Statuses in one leaf. A leaf never changes, so it is read once."""
-        if (site, leaf) not in self._statuses:
-            self._statuses[site, leaf] = Counter(self.atlas.leaf(site, leaf).table["status"].to_pylist())
-        return self._statuses[site, leaf]
-
-    def dreamt(self, entry: SiteEntry) -> list[Address]:
-        """The units of a site that have dreams, as far as its leaves can be read."""
-        found: list[Address] = []
-        for leaf in range(entry.leaves):
-            with suppress(AtlasError):
-                found += self._dreamt_in(entry.name, leaf)
-        return found
-
-    def _dreamt_in(self, site: str, leaf: int) -> tuple[Address, ...]:
-        """Units with dreams in one leaf. A leaf never changes, so it is read once."""
-        if (site, leaf) not in self._dreamt:
-            table = self.atlas.leaf(site, leaf).table
-            dreams = pc.greater(pc.list_value_length(table["dreams"]), 0)
-            units = table.filter(dreams)["unit"].to_pylist()
-            self._dreamt[site, leaf] = tuple(Address(site, unit) for unit in units)
-        return self._dreamt[site, leaf]
-
-    def to(self, *parts: object, **query: object) -> str:
-        """The address of one of this atlas's pages, every part escaped; `None` in the query is left out."""
-        path = "/".join(quote(str(part), safe=":,.~@") for part in ("a", self.slug, *parts))
-        kept = [f"{key}={quote(str(value), safe='')}" for key, value in query.items() if value is not None]
-        return f"/{path}" + ("?" + "&".join(kept) if kept else "")
+    def to(self, *parts: object) -> str:
+        """Where a file of this atlas lies, from the home page: every part escaped."""
+        return "/".join(quote(str(part), safe=":,.~@") for part in ("a", self.slug, *parts))
 
     def picture(self, *parts: object) -> str:
-        """The address of a picture; it changes with the atlas."""
-        return self.to(*parts, v=self.version)
+        """Where a picture lies; its address changes with the atlas."""
+        return f"{self.to(*parts)}?v={self.version}"
 
-    def unit(self, address: Address | str, *, by: str | None = None) -> str:
-        """The address of a unit's page; the place of an address is left out."""
-        return self.to("unit", address, by=by if by == "mean" else None)
+    @property
+    def home(self) -> str:
+        """The page of the model."""
+        return self.to("index.html")
+
+    def unit(self, address: Address | str) -> str:
+        """The page of a unit; the place of an address is left out."""
+        address = Address.parse(address)
+        return self.to("unit", address.site, f"{address.unit or 0}.html")
+
+    def grid(self, site: str, page: int = 1) -> str:
+        """A page of a site: 256 units."""
+        return self.to("site", site, f"{page}.html")
 
     def page(self, address: Address) -> str:
-        """The address of the page of a site on which a unit stands."""
-        page = (address.unit or 0) // UNITS_PER_PAGE
-        return self.to("site", address.site, page=page + 1 if page else None) + f"#u{address.unit or 0}"
+        """The page of a site on which a unit stands, at its place."""
+        unit = address.unit or 0
+        return f"{self.grid(address.site, unit // UNITS_PER_PAGE + 1)}#u{unit}"
+
+    def image(self, image: str) -> str:
+        """The page that says what an image excites, at its place."""
+        return f"{self.to('image', f'{shelf_mark(image, self.images)}.html')}#{image}"
+
+    @property
+    def images(self) -> int:
+        """How many images the atlas was made from."""
+        return int(self.atlas.manifest["images"])
+
+
+def shelf_mark(image: str, images: int) -> str:
+    """The first digits of an image's identity: images that share them share a page.
+
+    A page for every image would be too many files for a static host, so there are as many digits as leave a
+    page about 16 images, and at most 4,096 pages.
+    """
+    digits = next((digits for digits in range(1, 3) if images <= 16 ** (digits + 1)), 3)
+    return image[:digits]
 
 
 class Shelf:

@@ -1,0 +1,262 @@
+"""The pages and the other files: what they show, where their links lead, and that there are not too many."""
+
+import json
+import posixpath
+import re
+from html import unescape
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from vitscope.viewer.files import FILES, answer, every_path
+from vitscope.viewer.library import Library
+from vitscope.viewer.results import Results
+from vitscope.viewer.shelf import Shelf
+
+GRID = "a/tiny/site/blocks.0.ffn"
+UNIT = "a/tiny/unit/blocks.0.ffn/{}.html"
+
+
+@pytest.fixture(scope="module")
+def library(atlas, result):
+    return Library(Shelf([atlas]), Results([result]))
+
+
+@pytest.fixture(scope="module")
+def read(library):
+    """The text of a file that is there."""
+
+    def text(path):
+        found = answer(library, path)
+        assert found.status == 200, path
+        return found.content.decode()
+
+    return text
+
+
+def sources(html):
+    return [unescape(link) for link in re.findall(r'<img[^>]* src="([^"]+)"', html)]
+
+
+def test_home_lists_atlases_and_says_where_there_is_none(atlas, make_atlas, read):
+    both = answer(Library(Shelf([atlas, make_atlas()])), "index.html").content.decode()
+    assert 'href="a/tiny/index.html"' in both
+    assert 'href="a/own/index.html"' in both
+    assert "studies/index.html" not in both
+    assert 'href="studies/index.html"' in read("index.html")
+    assert "No atlas is open" in answer(Library(Shelf([])), "index.html").content.decode()
+
+
+def test_the_page_of_a_model_shows_its_sites_their_dead_and_how_numbers_change_with_depth(read):
+    page = read("a/tiny/index.html")
+    assert f'href="../../{GRID}/1.html"' in page
+    assert "300 units" in page
+    assert "0.3 % dead" in page
+    assert "complete" in page
+    assert "sha256:11" in page
+    assert (
+        page.count('class="curve"') == 2
+    )  # dead units and peak; variances are not finite here, and trust is not known
+    assert "<title>blocks.0.ffn: 0.333 %</title>" in page
+
+
+def test_dreams_stand_above_the_units_of_their_site_and_on_the_page_of_the_model(read):
+    for path in ("a/tiny/index.html", f"{GRID}/1.html"):
+        strip = read(path).partition('class="strip"')[2].partition("</ul>")[0]
+        assert re.findall(r"unit/blocks.0.ffn/(\d+).html", strip) == ["0"]
+        assert 'alt="dream of blocks.0.ffn:0"' in strip
+    assert 'class="strip"' not in read(f"{GRID}/2.html")
+
+
+def test_a_grid_has_a_tile_for_every_unit_and_no_more(read):
+    pages = [read(f"{GRID}/{number}.html") for number in (1, 2)]
+    tiles = [re.findall(r'<li id="u(\d+)"><a class="tile (\w+)"', page) for page in pages]
+    assert [int(unit) for page in tiles for unit, _ in page] == list(range(300))
+    assert [kind for _, kind in tiles[0][:4]] == ["ok", "dead", "odd", "ok"]
+    assert "1 dead" in pages[0]
+    assert 'alt="unit 1, dead"' in pages[0]
+
+
+def test_tiles_look_at_their_own_part_of_the_sprite(read):
+    tiles = re.findall(r'id="u(\d+)".*?class="c(\d+) r(\d+)"', read(f"{GRID}/2.html"))
+    assert [(int(column), int(row)) for _, column, row in tiles] == [(n % 16, n // 16) for n in range(44)]
+
+
+def test_a_unit_page_shows_dream_exemplars_maps_and_numbers(read):
+    page = read(UNIT.format(0))
+    shown = sources(page)
+    assert sum(link.startswith("data:image/webp") for link in shown) == 1
+    assert sum(link.startswith("data:image/png") for link in shown) == 6
+    assert sum("/thumbnail/" in link for link in shown) == 6
+    for text in (
+        "5.25",
+        "ghiasi_2022",
+        "seed 7",
+        "robust",
+        "3.50",
+        "@0,1",
+        "share of zeros",
+        "believe it as far",
+    ):
+        assert text in page
+    assert "<title>0 to 1: 100</title>" in page
+    assert page.count('class="mark"') == 3
+    assert page.count('class="dream-mark"') == 1
+    assert re.search(r"best image</dt><dd>1\.75</dd>", page)
+    assert "sha256:11" in page.partition('class="provenance"')[2]
+
+
+def test_both_rankings_are_in_the_page(read):
+    page = read(UNIT.format(0))
+    _, maximum, mean = re.split(r'<section id="by-', page)
+    assert maximum.startswith('max"')
+    assert re.findall(r"<b>([\d.]+)</b>", maximum)[:3] == ["3.50", "2.50", "1.50"]
+    assert re.findall(r"<b>([\d.]+)</b>", mean)[:3] == ["1.75", "1.25", "0.750"]
+
+
+def test_units_that_the_same_images_excite_are_shown(read):
+    like = read(UNIT.format(0)).partition('class="like"')[2].partition("</ul>")[0]
+    assert re.findall(r"unit/blocks.0.ffn/(\d+).html", like) == ["2", "3", "4", "5", "6", "7", "256", "257"]
+    assert "3 common images: 100 %" in like
+
+
+def test_a_dead_unit_says_so_and_has_no_exemplars(read):
+    page = read(UNIT.format(1))
+    assert "This unit never responded" in page
+    assert "/thumbnail/" not in page
+
+
+def test_a_unit_without_a_dream_tells_how_to_make_one(read):
+    page = read("a/tiny/unit/logits/3.html")
+    assert 'class="dreams"' not in page
+    assert re.search(r"vitscope dream test:.* logits:3</code>", page)
+
+
+def test_a_site_without_a_grid_has_no_maps(read):
+    page = read("a/tiny/unit/logits/3.html")
+    assert "/thumbnail/" in page
+    assert "data:image/png" not in page
+    assert "heat map" not in page.split("<dialog")[0]
+
+
+def test_neighbours_cross_from_one_site_to_the_next(read):
+    assert 'unit/logits/0.html" data-keys="j' in read(UNIT.format(299))
+    assert 'rel="prev"' not in read(UNIT.format(0))
+
+
+def test_an_image_says_which_units_it_excites(read, library):
+    (mark,) = [path for path in every_path(library) if path.startswith("a/tiny/image/")]
+    page = read(mark)
+    sections = re.split(r'<section id="', page)[1:]
+    assert [section[:32] for section in sections] == [f"{number:032x}" for number in (1, 2, 3)]
+    units = re.findall(r'unit/blocks.0.ffn/(\d+)\.html"', sections[0])
+    assert [int(unit) for unit in units] == [0, 2, 3, 4, 5, 6, 7, 256, 257, 258, 259, 260, 261, 262, 263]
+    assert 'title="its number 1 by maximum: 3.5"' in sections[0]
+    assert 'title="its number 2 by maximum: 2.5"' in sections[1]
+    assert "22 units at 2 sites" in sections[0]
+
+
+def test_the_columns_of_a_site_are_what_its_units_have(read, atlas):
+    columns = json.loads(read("a/tiny/data/blocks.0.ffn.json"))
+    assert columns["status"][:4] == ["ok", "dead", "nan", "ok"]
+    assert columns["dreams"] == [1, *[0] * 299]
+    assert columns["peak"] == [3.5] * 300
+    assert columns["sparsity"] == [None] * 300  # the variance is not finite here
+    assert columns["selectivity"][0] == 1.0
+    assert columns["selectivity"][8] is None
+    assert columns["classes"][columns["class"][0]] == atlas["blocks.0.ffn:0"].exemplars[0].label
+    assert columns["labels"] == {}
+
+
+def test_the_map_of_a_site_has_every_unit_once(read):
+    page = read("a/tiny/map/blocks.0.ffn.html")
+    order = re.search(r'data-order="([\d,]+)"', page).group(1).split(",")
+    assert sorted(map(int, order)) == list(range(300))
+    assert 'data-wide="18"' in page
+
+
+def test_results_of_studies_are_shown_with_their_numbers(read):
+    assert 'href="../studies/odd_one.html"' in read("studies/index.html")
+    page = read("studies/odd_one.html")
+    assert "75.5 (75.5 to 75.5)" in page
+    assert "data:image/svg+xml" in page
+    assert "Read before quoting a number" in page
+
+
+def test_health_counts_what_is_amiss(read, atlas, make_atlas):
+    page = read("a/tiny/health.html")
+    assert 'Leaves that cannot be read</h2>\n<p class="muted">None.' in page
+    assert ">blocks.0.ffn:2</a>" in page
+    hurt = make_atlas(without=("logits/0000.ok",))
+    (hurt.path / "sites/blocks.00.ffn/0001.units.parquet").write_bytes(b"short")
+    (hurt.path / "runs").mkdir()
+    skipped = [{"path": "<b>x.jpg", "reason": "truncated", "detail": "ends early"}]
+    (hurt.path / "runs/1.json").write_text(json.dumps({"outcome": "finished", "skipped": skipped}))
+    (hurt.path / "runs/2.json").write_text("{")
+    page = answer(Library(Shelf([hurt])), "a/own/health.html").content.decode()
+    assert "1 damaged" in page
+    assert "not built yet" in page
+    assert "0001.units.parquet has 5 bytes" in page
+    assert "&lt;b&gt;x.jpg</td><td>truncated</td><td>ends early" in page
+
+
+PAGES = [
+    "index.html",
+    "a/tiny/index.html",
+    f"{GRID}/1.html",
+    f"{GRID}/2.html",
+    UNIT.format(0),
+    UNIT.format(299),
+]
+OTHERS = ["a/tiny/health.html", "a/tiny/map/logits.html", "studies/index.html", "compare.html"]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *OTHERS])
+def test_every_link_of_an_exported_page_leads_to_a_file_of_the_export(atlas, result, path):
+    library = Library(Shelf([atlas]), Results([result]), served=False)
+    there = set(every_path(library))
+    page = answer(library, path).content.decode()
+    links = [unescape(link) for link in re.findall(r'\s(?:href|src|data-columns)="([^"]+)"', page)]
+    forms = {
+        f"a/tiny/{name}" for name in ("random", "go")
+    }  # scripts lead to units instead, and nothing else shows
+    for link in links:
+        assert not link.startswith(("/", "http")), link
+        if link.startswith(("#", "data:")):
+            continue
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), unquote(urlsplit(link).path)))
+        assert target in there | forms, link
+
+
+def test_a_page_of_the_server_and_of_the_export_differ_only_in_what_needs_a_model(atlas):
+    there, plain = (Library(Shelf([atlas]), served=served) for served in (True, False))
+    for path in (UNIT.format(0), f"{GRID}/1.html"):
+        served, written = (answer(library, path).content.decode() for library in (there, plain))
+        assert "live dreams and pictures of your own need" in written
+        assert "live dreams" not in served
+        assert set(sources(written)) == set(sources(served))
+
+
+def test_every_picture_says_what_it_is_and_how_large(read):
+    for path in (UNIT.format(0), f"{GRID}/1.html", "a/tiny/index.html", "a/tiny/image/0.html"):
+        for tag in re.findall(r"<img[^>]*>", read(path)):
+            assert re.search(r' width="\d+" height="\d+"', tag), tag
+            assert " alt=" in tag
+
+
+def test_every_path_is_made_by_its_own_kind_of_file(library):
+    paths = list(every_path(library))
+    assert len(paths) == len(set(paths))
+    for file in FILES:
+        assert any(file.expression.fullmatch(path) for path in paths), file.pattern
+
+
+def test_a_unit_page_is_small(read):
+    assert len(re.sub(r"data:image[^\"]+", "", read(UNIT.format(0)))) < 40_000
+
+
+def test_there_are_few_enough_files_for_static_hosts():
+    """A ViT-B over 50,000 images: all feed-forward units, each image somebody's exemplar."""
+    units, images, leaves, sites, marks = 12 * 3072, 50_000, 12 * 12, 12, 16**3
+    files = units + images + 3 * leaves + 2 * sites + marks + 10
+    assert files < 100_000
