@@ -91,7 +91,7 @@ def test_two_models_compared(tmp_path, capsys, monkeypatch):
     assert out.splitlines()[-1] == str(index)
     assert index.is_file()
     assert "skips: vitscope:vit_mini: 4 of 4" in err
-    assert "attention_distance: the study 'attention_distance' needs" in " ".join(out.split())
+    assert "attention_distance: vitscope:cnn_mini is left out: it has no attention" in " ".join(out.split())
 
     code, out, err = run(*asked, "--json", capsys=capsys)
     document = json.loads(out)
@@ -99,10 +99,13 @@ def test_two_models_compared(tmp_path, capsys, monkeypatch):
     assert set(document) == {"report", "models", "images", "summary", "results", "left_out"}
     assert (document["report"], document["models"]) == (str(index), PAIR)
     assert document["images"] == "demo: | drawn with seed 0 | first 4"
-    assert [set(line) for line in document["summary"]] == [{"quantity", "study", "values"}] * 3
+    assert all(set(line) == {"quantity", "study", "values"} for line in document["summary"])
     sizes = [line["values"] for line in document["summary"] if line["quantity"] == "parameters"]
     assert sizes == [{PAIR[0]: 2757896, PAIR[1]: 1653752}]
-    assert document["results"] == {"overview": str(tmp_path / "out" / "results" / "overview")}
+    folder = tmp_path / "out" / "results"
+    assert document["results"] == {
+        name: str(folder / name) for name in ("skips", "attention_distance", "overview")
+    }
     assert list(document["left_out"]) == ["skips", "attention_distance"]  # random weights: its branches are 0
 
     code, _, err = run(*asked[:-1], 5, capsys=capsys)

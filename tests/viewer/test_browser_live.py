@@ -78,6 +78,7 @@ def test_a_dream_is_stopped_another_is_finished_and_kept(page, site):
     folder, base = site
     page.goto(f"{base}a/val/unit/blocks.1.ffn/7.html")
     said, picture = page.locator("[data-said]"), page.locator("[data-picture]")
+    expect(page.locator("[data-stage]")).to_be_hidden()  # no empty frame before there is a dream
     page.select_option("[data-recipe]", "ghiasi_2022")
     page.locator("h1").click()
     page.keyboard.press("d")
