@@ -28,11 +28,20 @@ def test_one_plain_line_after_each_silence_and_one_at_the_end(clock):
             clock[0] += 1
         told("scanning", 100, 100)
     assert lines(console) == [
-        "scanning: 30 of 100, 1.0/s",
-        "scanning: 60 of 100, 1.0/s",
-        "scanning: 90 of 100, 1.0/s",
+        "scanning: 30 of 100, 1.0/s, 0:01:10 left",
+        "scanning: 60 of 100, 1.0/s, 0:00:40 left",
+        "scanning: 90 of 100, 1.0/s, 0:00:10 left",
         "scanning: 100 of 100, 1.0/s",
     ]
+
+
+def test_what_is_slow_is_counted_by_the_minute(clock):
+    console = Console(file=io.StringIO())
+    with Progress(console) as told:
+        told("dreaming", 0, 100)
+        clock[0] += 300
+        told("dreaming", 10, 100)
+    assert lines(console) == ["dreaming: 10 of 100, 2.0/min, 0:45:00 left"]
 
 
 def test_what_an_earlier_run_had_done_does_not_count_as_speed(clock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from time import monotonic
 
 from rich.console import Console
@@ -45,14 +46,25 @@ class Progress:
             task = self._bars.add_task(stage, total=total, completed=done, rate="")
             self._stages[stage] = _Stage(task, done)
         known = self._stages[stage]
-        rate = f"{known.rate(done):.1f}/s"
-        self._bars.update(known.task, completed=done, total=total, rate=rate)
+        rate = known.rate(done)
+        self._bars.update(known.task, completed=done, total=total, rate=_paced(rate))
         if not self._console.is_terminal and known.is_due(done, total):
-            self._console.print(f"{stage}: {done} of {total}, {rate}", soft_wrap=True)
+            told = f"{stage}: {done} of {total}, {_paced(rate)}{_left(total - done, rate)}"
+            self._console.print(told, soft_wrap=True)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """The same for a job with one stage."""
         return lambda done, total: self(name, done, total)
+
+
+def _paced(rate: float) -> str:
+    """A rate in pieces a second, or a minute where that is the number one can read."""
+    return f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{60 * rate:.1f}/min"
+
+
+def _left(pieces: int, rate: float) -> str:
+    """How long what is left takes at this rate: ", 0:01:10 left"."""
+    return f", {timedelta(seconds=round(pieces / rate))} left" if pieces > 0 and rate > 0 else ""
 
 
 class _Stage:
