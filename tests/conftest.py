@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -24,6 +26,22 @@ def shared() -> Path:
 def fixed_seed() -> None:
     """Tests that draw from the global generator draw the same numbers every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def tinted(tmp_path_factory):
+    """Makes a folder of so many pictures of noise, each in its own colour, with the ten labels in turn."""
+
+    def make(count):
+        folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+        for index in range(count):
+            values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
+            Image.fromarray(values.astype(np.uint8)).save(folder / f"{index:02}.png")
+        lines = [f"{index:02}.png,{index % 10}" for index in range(count)]
+        (folder / "labels.csv").write_text("\n".join(["path,index", *lines, ""]))
+        return folder
+
+    return make
 
 
 def ignore(site, activations):

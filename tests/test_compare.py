@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import vitscope
 from vitscope.compare import ASKED, compare
@@ -27,13 +26,8 @@ QUICK = {"matched_dreams": {"units": 1, "depths": (0.5,), "steps": 1, "copies": 
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for index in range(COUNT):
-        values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
-        Image.fromarray(values.astype(np.uint8)).save(folder / f"{index:02}.png")
-    lines = [f"{index:02}.png,{index % 10}" for index in range(COUNT)]
-    (folder / "labels.csv").write_text("\n".join(["path,index", *lines, ""]))
+def photos(tinted):
+    folder = tinted(COUNT)
     return images(f"folder:{folder}", labels=folder / "labels.csv")
 
 

@@ -8,8 +8,6 @@ from PIL import Image
 import vitscope as vs
 from vitscope.testing import tiny_cnn, tiny_vit
 
-CLASSES = 10
-
 
 @pytest.fixture(scope="module")
 def vit():
@@ -30,22 +28,6 @@ def noise(tmp_path_factory):
         for index in range(count):
             values = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
             Image.fromarray(values).save(folder / f"{index:02}.png")
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def tinted(tmp_path_factory):
-    """Makes a folder of so many pictures of noise, each in its own colour, with the ten labels in turn."""
-
-    def make(count):
-        folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-        for index in range(count):
-            values = draw.uniform(0, 135, (32, 32, 3)) + draw.uniform(0, 120, 3)
-            Image.fromarray(values.astype(np.uint8)).save(folder / f"{index:02}.png")
-        lines = [f"{index:02}.png,{index % CLASSES}" for index in range(count)]
-        (folder / "labels.csv").write_text("\n".join(["path,index", *lines, ""]))
         return folder
 
     return make
