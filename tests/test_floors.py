@@ -55,7 +55,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     },
     {"data.decode", "data.folder", "data.tar", "data.demo", "data.annotations", "data.drawn", "data.shots"},
     {"data.stream", "data.objects"},
-    {"dream.numbers", "dream.regions", "dream.pictures"},
+    {"dream.numbers", "dream.regions", "dream.pictures", "dream.rolls"},
     {
         "interventions.boxes",
         "interventions.filters",

@@ -170,6 +170,7 @@ def test_an_index_of_several(tmp_path):
     }
     seen = Seen(index.read_text())
     assert [facts["href"] for facts in seen.all("a")] == ["counting.html", "counting-2.html"]
+    assert [facts["src"].partition(";")[0] for facts in seen.all("img")] == 2 * ["data:image/png"]
     assert "2 studies" in seen.words
     assert "timm:a, tv:b<i>; 725 images" in seen.words
     again = (index.parent / "counting.html").read_bytes()

@@ -128,8 +128,13 @@ def svg(figure: Figure, provenance: Provenance | None = None) -> bytes:
     return _saved(figure, "svg", {"Date": None, "Creator": None, **facts})
 
 
-def _saved(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+def thumbnail(figure: Figure, *, width: int) -> bytes:
+    """The figure as a small PNG, so many pixels wide."""
+    return _saved(figure, "png", {"Software": None}, dots=width / figure.get_figwidth())
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, Any], *, dots: float = RESOLUTION) -> bytes:
     file = io.BytesIO()
     with house():
-        figure.savefig(file, format=kind, metadata=metadata, dpi=RESOLUTION)
+        figure.savefig(file, format=kind, metadata=metadata, dpi=dots)
     return file.getvalue()

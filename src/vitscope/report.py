@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vitscope.atlas.commit import write
 from vitscope.errors import BadValue
 from vitscope.front import callable_as
-from vitscope.house import svg
+from vitscope.house import svg, thumbnail
 from vitscope.notebook import data_uri
 from vitscope.pages import rendered
 from vitscope.studies import STUDIES, open_result
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INDEX = "index.html"
+
+CARD = 960
+"""Width of a figure on a card of the index, in pixels: twice what a card is wide, for sharp screens."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def pages_of(results: Sequence[Result], folder: Path, *, front: Front | None) ->
     for page in pages:
         write(folder / page.file, rendered("report_study.html", page=page, index=INDEX))
     files = {page.name: page.file for page in pages}
-    write(folder / INDEX, rendered("report_index.html", pages=pages, front=front, files=files))
+    cards = list(zip(pages, map(_thumbnail, results), strict=True))
+    write(folder / INDEX, rendered("report_index.html", cards=cards, front=front, files=files))
     return folder / INDEX
 
 
@@ -202,6 +206,12 @@ def _figure(result: Result, name: str, figure: Figure) -> Embedded:
     bands = " Bands are 95 % intervals." if _bounded(result) and figure.axes[0].collections else ""
     caption = told[0].upper() + told[1:] + bands
     return Embedded(f"{name}.svg", data_uri("image/svg+xml", content), alt=alt_text(figure), caption=caption)
+
+
+def _thumbnail(result: Result) -> str:
+    """The first figure, small: an index of pages full of pictures must open at once."""
+    first = next(iter(result.figures().values()), None)
+    return data_uri("image/png", thumbnail(first, width=CARD)) if first is not None else ""
 
 
 def _bounded(result: Result) -> bool:

@@ -98,7 +98,7 @@ def test_without_strength_or_copies_nothing_changes():
 def test_a_roll_and_its_opposite_cancel(down: int, right: int):
     views = Views.of(torch.rand(1, 2, 3, 6, 7), 2)
     there = Jitter(32).apply(views, np.array([[[down, right]]]))
-    assert torch.equal(Jitter(32).apply(there, np.array([[[-down, -right]]])).base, views.base)
+    assert torch.equal(Jitter(32).apply(there, np.array([[[-down, -right]]])).pixels, views.pixels)
     assert torch.equal(there.pixels[0, 0, 0, down % 6, right % 7], views.pixels[0, 0, 0, 0, 0])
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,20 +40,49 @@ def naive_slope(images: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(total, x)[0]
 
 
+def rolled(images: torch.Tensor, rolls: np.ndarray) -> torch.Tensor:
+    """Every copy by itself: "unit copy rgb row column"."""
+    copies = max(images.shape[1], rolls.shape[1])
+    images = images.expand(-1, copies, -1, -1, -1)
+    rolls = np.broadcast_to(rolls, (len(rolls), copies, 2))
+    return torch.stack(
+        [
+            torch.stack([torch.roll(image, tuple(roll), (-2, -1)) for image, roll in zip(*unit, strict=True)])
+            for unit in zip(images, rolls.tolist(), strict=True)
+        ]
+    )
+
+
+UNROLLED = np.zeros((2, 1, 2), dtype=np.int64)
+
+
 def test_its_slope_is_that_of_the_definition():
-    images = torch.rand(2, 3, 6, 9).requires_grad_()
-    (found,) = torch.autograd.grad(roughness(images).sum(), images)
+    images = torch.rand(2, 1, 3, 6, 9).requires_grad_()
+    (found,) = torch.autograd.grad(roughness(images, UNROLLED).sum(), images)
     torch.testing.assert_close(found.double(), naive_slope(images.detach()), atol=1e-6, rtol=1e-5)
-    weights = torch.rand(2, 3)
-    (weighed,) = torch.autograd.grad((roughness(images) * weights).sum(), images)
+    weights = torch.rand(2, 1, 3)
+    (weighed,) = torch.autograd.grad((roughness(images, UNROLLED) * weights).sum(), images)
     torch.testing.assert_close(weighed, found * weights[..., None, None])
     wide = images.detach().double().requires_grad_()
-    assert torch.autograd.gradcheck(roughness, wide)
+    assert torch.autograd.gradcheck(lambda x: roughness(x, UNROLLED), wide)
+
+
+@pytest.mark.parametrize(("shared", "copies"), [(1, 3), (3, 1), (3, 3)])
+def test_it_is_that_of_the_rolled_images(shared: int, copies: int):
+    images = torch.rand(2, shared, 3, 6, 9, dtype=torch.float64).requires_grad_()
+    rolls = np.random.default_rng(0).integers(-12, 13, size=(2, copies, 2))
+    found = roughness(images, rolls)
+    expected = [naive(unit) for unit in rolled(images.detach(), rolls)]
+    torch.testing.assert_close(found.mean(dim=-1).tolist(), expected)
+    (slope,) = torch.autograd.grad(found.sum(), images)
+    other = images.detach().requires_grad_()
+    (plain,) = torch.autograd.grad(rolled(other, rolls), other, naive_slope(rolled(images.detach(), rolls)))
+    torch.testing.assert_close(slope, plain)
 
 
 def test_a_flat_image_has_no_slope():
-    flat = torch.full((1, 3, 5, 5), 0.3).requires_grad_()
-    (found,) = torch.autograd.grad(roughness(flat).sum(), flat)
+    flat = torch.full((2, 1, 3, 5, 5), 0.3).requires_grad_()
+    (found,) = torch.autograd.grad(roughness(flat, UNROLLED).sum(), flat)
     assert torch.equal(found, torch.zeros_like(found))
 
 

@@ -41,7 +41,7 @@ IMAGES_PER_PASS = {"cpu": 32, "cuda": 512}
 AGREEMENT = 0.999
 """How well a gradient in bfloat16 has to agree with the one in float32: the cosine between them."""
 
-FIRST_CHECK = 8
+FIRST_CHECK = 1
 """After step 0 gradients are compared at this step and then whenever their number has doubled."""
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.dream.numbers import Numbers
+from vitscope.dream.rolls import Rolls, shown
 
 Draws: TypeAlias = npt.NDArray[Any]
 """Random numbers: "copy ..." as drawn for one unit, "unit copy ..." as applied."""
@@ -53,40 +54,40 @@ Colour: TypeAlias = Float[Tensor, "unit copy rgb"]
 
 @dataclass(frozen=True)
 class Views:
-    """The augmented copies of each unit's canvas that the model is shown: gain * base + offset.
+    """The augmented copies of each unit's canvas that the model is shown: gain * base + offset, rolled.
 
-    Colours are kept apart from what they colour. So several changes of colour cost one, and what all copies
-    share (a roll, the norms of a penalty) is done once and not once a copy.
+    Colours and rolls are kept apart from what they change. So several changes of colour cost one, all is done
+    in one go, and what copies share (the norms of a penalty) is done once and not once a copy.
 
     Attributes:
         base: of each unit one image, or one for each copy.
         gain, offset: how each copy's channels are stretched and shifted.
+        rolls: by how many rows and columns each copy is rolled, or all copies of a unit alike.
     """
 
     base: Float[Tensor, "unit shared rgb row column"]
     gain: Colour
     offset: Colour
+    rolls: Rolls
 
     @classmethod
     def of(cls, base: Float[Tensor, "unit shared rgb row column"], copies: int) -> Views:
-        """Uncoloured views: one image a unit, shown `copies` times, or an image for each copy."""
+        """Views as they are: one image a unit, shown `copies` times, or an image for each copy."""
         gain = base.new_ones(len(base), copies, base.shape[2])
-        return cls(base, gain, torch.zeros_like(gain))
+        return cls(base, gain, torch.zeros_like(gain), np.zeros((len(base), 1, 2), dtype=np.int64))
 
     @property
     def pixels(self) -> Float[Tensor, "unit copy rgb row column"]:
         """What the model is shown."""
-        gain, offset = (rearrange(colour, "unit copy rgb -> unit copy rgb 1 1") for colour in self.colours)
-        return torch.addcmul(offset, gain, self.base)
-
-    @property
-    def colours(self) -> tuple[Colour, Colour]:
-        """Gain and offset."""
-        return self.gain, self.offset
+        return shown(self.base, self.gain, self.offset, self.rolls)
 
     def coloured(self, *, gain: Colour | float, offset: Colour) -> Views:
         """Stretched by a gain, and then shifted."""
-        return Views(self.base, self.gain * gain, self.offset * gain + offset)
+        return replace(self, gain=self.gain * gain, offset=self.offset * gain + offset)
+
+    def rolled(self, rolls: Rolls) -> Views:
+        """Rolled by so many rows and columns more. Colours do not move."""
+        return replace(self, rolls=self.rolls + rolls)
 
 
 @runtime_checkable
@@ -122,9 +123,8 @@ class Jitter:
         return source.integers(-self.limit, self.limit, size=(count, 2), endpoint=True)
 
     def apply(self, views: Views, draws: Draws) -> Views:
-        """Roll rows and columns: what copies share is rolled once, as colours do not move."""
-        base = torch.stack([_rolled(part, shifts) for part, shifts in zip(views.base, draws, strict=True)])
-        return replace(views, base=base)
+        """Roll rows and columns."""
+        return views.rolled(draws)
 
 
 @dataclass(frozen=True)
@@ -319,18 +319,6 @@ def whole(pixels: Canvases, size: tuple[int, int]) -> Float[Tensor, "unit rgb ro
     if pixels.shape[-2:] == size:
         return pixels
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def _rolled(
-    images: Float[Tensor, "shared rgb row column"], shifts: Draws
-) -> Float[Tensor, "rolled rgb row column"]:
-    """Each image by its shift; one image or one shift serves all."""
-    pairs = [(int(row), int(column)) for row, column in shifts]
-    if len(pairs) == 1:
-        return torch.roll(images, pairs[0], dims=(-2, -1))
-    images = images.expand(len(pairs), -1, -1, -1)
-    rolled = (torch.roll(image, pair, dims=(-2, -1)) for image, pair in zip(images, pairs, strict=True))
-    return torch.stack(list(rolled))
 
 
 def _cell_centres(length: int, like: Tensor) -> Float[Tensor, " cell"]:

@@ -63,7 +63,7 @@ class Preprocessing:
         """From [0, 1] to what the first layer wants."""
         mean = pixels.new_tensor(self.mean).view(3, 1, 1)
         std = pixels.new_tensor(self.std).view(3, 1, 1)
-        return (pixels - mean) / std
+        return (pixels - mean).div_(std)
 
 
 @dataclass(frozen=True)
