@@ -1,9 +1,10 @@
-"""What the meters of an atlas cost: processor time of a scan over that of the bare forward pass.
+"""What meters cost, those of an atlas or attention statistics: processor time over the bare forward pass.
 
 Decoding is left out.
 
     python benchmarks/scan.py
     python benchmarks/scan.py timm:vit_tiny_patch16_224 --weights vit_tiny.safetensors --source folder:photos
+    python benchmarks/scan.py --meters attention --images 64
 
 For every batch the bare pass and the scan run one after the other, so that both meet the same load.
 """
@@ -25,6 +26,8 @@ from rich.table import Table
 from vitscope.data import images
 from vitscope.data.source import SHARD_SIZE, ImageBatch, Shard
 from vitscope.data.stream import stream
+from vitscope.meters.attention_distance import AttentionDistance
+from vitscope.meters.meter import Meter
 from vitscope.meters.moments import Moments
 from vitscope.meters.topk import TopK
 from vitscope.models import load
@@ -32,8 +35,10 @@ from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE
 from vitscope.passes import read_batches
 
-LIMIT = 1.15
-"""The budget: what the scan of an atlas may cost, as a multiple of the bare forward pass."""
+LIMITS = {"atlas": 1.15, "attention": 1.25}
+"""The budgets: what a scan with these meters may cost, as a multiple of the bare forward pass."""
+SITES = {"atlas": "blocks.*.ffn", "attention": "blocks.*.attn.pattern"}
+"""What they read unless `--sites` says otherwise."""
 
 
 def main() -> None:
@@ -41,16 +46,16 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     model = load(asked.model, weights=asked.weights)
     batches = decoded(model, asked)
-    bare, scanned = measure(model, batches, asked.sites)
-    table = Table(
-        "", "bare forward", "scan", "ratio", title=f"{asked.model}, {asked.sites}, {machine(asked)}"
-    )
+    sites = asked.sites or SITES[asked.meters]
+    bare, scanned = measure(model, batches, meters(asked.meters, sites))
+    table = Table("", "bare forward", "scan", "ratio", title=f"{asked.model}, {sites}, {machine(asked)}")
     size = asked.batch_size
     for name, figure in (("median of a batch", statistics.median), ("whole shard", sum)):
         here, there = figure(bare), figure(scanned)
         table.add_row(name, f"{here:.3f} s", f"{there:.3f} s", f"{there / here:.3f}")
     count = sum(map(len, batches))
-    table.caption = f"{count} images in batches of {size}, processor seconds; the budget is {LIMIT}"
+    budget = f"the budget is {LIMITS[asked.meters]}"
+    table.caption = f"{count} images in batches of {size}, processor seconds; {budget}"
     Console().print(table)
 
 
@@ -61,7 +66,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default="timm:vit_tiny_patch16_224")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--source", help="images to read; noise without it")
-    parser.add_argument("--sites", default="blocks.*.ffn")
+    parser.add_argument("--meters", default="atlas", choices=LIMITS)
+    parser.add_argument("--sites", help="[those the meters are for]")
     parser.add_argument("--images", type=int, default=SHARD_SIZE)
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--threads", type=int, default=1)
@@ -87,7 +93,15 @@ def decoded(model: VisionModel, asked: argparse.Namespace) -> list[ImageBatch]:
     ]
 
 
-def measure(model: VisionModel, batches: list[ImageBatch], sites: str) -> tuple[list[float], list[float]]:
+def meters(kind: str, sites: str) -> list[Meter]:
+    if kind == "attention":
+        return [AttentionDistance(sites)]
+    return [TopK(sites), TopK(sites, rank="mean"), Moments(sites)]
+
+
+def measure(
+    model: VisionModel, batches: list[ImageBatch], meters: list[Meter]
+) -> tuple[list[float], list[float]]:
     """Processor seconds of each batch, bare and scanned."""
     untouched = copy.deepcopy(model.module).eval()
     bare: list[float] = []
@@ -102,7 +116,7 @@ def measure(model: VisionModel, batches: list[ImageBatch], sites: str) -> tuple[
             bare.append(between - start)
             scanned.append(time.process_time() - between)
 
-    read_batches(model, alternating(), [TopK(sites), TopK(sites, rank="mean"), Moments(sites)])
+    read_batches(model, alternating(), meters)
     return bare, scanned
 
 

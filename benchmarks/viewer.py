@@ -33,16 +33,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.atlas.leaf import PARTS
+from vitscope.atlas.leaf import LEAF, SAMPLED
 from vitscope.atlas.manifest import LEAF_UNITS, SiteLayout
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.store import Store
-from vitscope.viewer.files import every_path
+from vitscope.viewer.export import MOST_FILES
+from vitscope.viewer.files import every_path, keep_below
 from vitscope.viewer.library import Library
 from vitscope.viewer.shelf import Shelf
 
 SITE_UNITS = 3072
 """Units of a site of a ViT-B."""
+TABLES = {"units.parquet", "exemplars.parquet", "samples.parquet", "alike.parquet"}
+"""Files of a leaf in which units have numbers."""
 
 
 def enlarged(small: Path, large: Path, *, units: int) -> Store:
@@ -53,11 +56,13 @@ def enlarged(small: Path, large: Path, *, units: int) -> Store:
     sites = tuple(replace(whole[0][0], name=f"blocks.{at}.ffn", units=size) for at, size in enumerate(sizes))
     store = Store.prepare(large, replace(source.manifest, sites=sites))
     for (site, leaf), (old, number) in zip(store.leaves(), cycle(whole)):
-        files = {part: source.leaf_file(old.name, number, part).read_bytes() for part in PARTS}
-        for part in ("units.parquet", "exemplars.parquet"):
-            files[part] = renumbered(files[part], site, leaf, first=old.members(number).start)
-        store.commit_leaf(site.name, leaf, files)
+        for bundle in (LEAF, SAMPLED):
+            files = {part: source.leaf_file(old.name, number, part).read_bytes() for part in bundle.parts}
+            for part in files.keys() & TABLES:
+                files[part] = renumbered(files[part], site, leaf, first=old.members(number).start)
+            store.commit_leaf(site.name, leaf, files, of=bundle)
     shutil.copytree(small / "images", large / "images")
+    shutil.copy(small / "sample.json", large)
     return store
 
 
@@ -209,8 +214,10 @@ def main() -> None:
         with served(large) as (port, process):
             found = walk(port, "large", store, steps=100)
             found |= load(port, process, "large", store, clients=asked.clients, seconds=asked.seconds)
-        paths = list(every_path(Library(Shelf([Atlas.open(large)]), served=False)))
-        found["files_of_an_export"] = len(paths)
+        library = Library(Shelf([Atlas.open(large)]), served=False)
+        keep_below(library, MOST_FILES)
+        paths = list(every_path(library))
+        found["files_of_an_export"] = len(paths)  # thumbnails share sheets where there are too many
     print(json.dumps(found, indent=1))
 
 

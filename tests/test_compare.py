@@ -210,6 +210,11 @@ def test_the_same_model_with_other_weights_is_told_apart(photos, tmp_path, monke
     assert json.loads(json.dumps(found.describe(), allow_nan=False)) == found.describe()
 
 
+def test_images_fill_several_gram_batches_so_that_cka_has_an_error(compared):
+    assert compared.results["similarity"].provenance.settings["gram"] == MODULE._gram(COUNT) == 16
+    assert [MODULE._gram(count) for count in (60, 100, 256, 1000)] == [16, 25, 64, 64]
+
+
 def test_the_docs_say_what_is_asked_and_what_comes_out(compared):
     pages = {name: (DOCS / f"{name}.md").read_text() for name in ("studies", "json")}
     section = pages["studies"].split("## Two models side by side\n")[1].split("\n## ")[0]
@@ -219,7 +224,7 @@ def test_the_docs_say_what_is_asked_and_what_comes_out(compared):
     for said in (
         f"`--limit`: {defaults['limit']} images",
         f"`{defaults['recipe']}` if not given",
-        f"Gram matrices of {ASKED['similarity']['gram']} images",
+        f"Gram matrices of a quarter of the images, {MODULE.LEAST} to {MODULE.MOST}",
         f"{asked['sample']} images and {asked['channels']} channels",
     ):
         assert said in " ".join(section.split()), said

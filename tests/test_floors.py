@@ -24,6 +24,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "tap",
         "models.bundled",
         "models.checkpoints",
+        "models.incoming",
         "models.image_processors",
         "data.listing",
         "data.foregrounds",
@@ -89,6 +90,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "engine.local",
         "progress",
         "plots",
+        "spots",
         "tables",
         "viewer.guard",
         "viewer.pictures",
@@ -96,6 +98,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "viewer.turns",
     },
     {
+        "meters.typical",
         "dream.accentuation",
         "dream.formula",
         "dream.recipe",
@@ -149,10 +152,12 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "studies.matching",
         "studies.sites_drawn",
         "studies.views_drawn",
+        "studies.views_dropped",
+        "studies.occlusion_drawn",
     },
-    {"studies.faithfulness"},
+    {"studies.faithfulness", "studies.views_measured", "studies.views_pictured"},
     # 5 work
-    {"atlas.tasks", "atlas.compare"},
+    {"atlas.tasks", "atlas.compare", "atlas.sample"},
     {"dream.recipes", "atlas.work", "atlas.read", "atlas.verify"},
     {"atlas.build"},
     {
@@ -179,7 +184,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "studies.views",
     },
     # 6 shelves
-    {"viewer.facts"},
+    {"viewer.facts", "viewer.kept", "viewer.sheets"},
     {"models", "data", "dream", "meters", "engine", "viewer.shelf"},
     {"studies.dreamt"},  # by recipes that are asked for by name
     {"studies.matched_dreams", "studies.progression", "studies.sites_compared"},

@@ -59,3 +59,10 @@ def test_a_terminal_gets_a_bar():
         told.stage("dreaming")(3, 3)
     assert "dreaming" in console.file.getvalue()
     assert "3/3" in console.file.getvalue()
+
+
+def test_a_stage_told_of_once_all_is_done_has_no_rate():
+    console = Console(file=io.StringIO(), width=200)
+    with Progress(console) as told:
+        told("similarity", 60, 60)
+    assert lines(console) == ["similarity: 60 of 60"]

@@ -44,6 +44,9 @@ def test_a_view_sums_to_the_embedding(vit, filters):
     assert torch.allclose(filters.sums(PIXELS)[:, 6, 7], patch(views[:, 1], 6).sum((1, 2, 3)))
     sizes = patch(views[:, 1], 6).flatten(1).norm(dim=1)
     assert torch.allclose(filters.sizes(PIXELS)[:, 6, 7], sizes)
+    every = filters.views(PIXELS, range(24))
+    product = (patch(every[0], 6) * patch(every[1], 6)).sum()
+    assert filters.products(PIXELS[:1], PIXELS[1:])[0, 6] == pytest.approx(float(product))
 
 
 def test_black_is_minus_the_filter_white_is_the_filter_and_grey_is_nothing(filters):
@@ -127,6 +130,10 @@ def test_what_is_displayed_is_positive_and_at_most_one(filters):
     assert shown.min() == 0
     assert shown.max() <= 1
     assert torch.equal(displayed(torch.zeros(3, 2, 2)), torch.zeros(2, 2, 3))
+    rising = torch.zeros(3, 20, 10)
+    rising[1, 10:] = torch.arange(1.0, 101).view(10, 10)
+    expected = (rising[1] / np.quantile(np.arange(1, 101), 0.98)).clamp(max=1)  # zeros do not count
+    assert torch.allclose(displayed(rising)[..., 1], expected)
 
 
 def test_what_has_no_filters_and_what_is_not_there(vit, filters):

@@ -1,10 +1,10 @@
-"""What the experiments on trained models share: options, CKA of blocks over images in memory, and files."""
+"""What the experiments on trained models share: options, meters over images in memory, and files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,11 @@ from dataset import Replacing, Split, read_split
 from timm.layers.config import set_fused_attn
 
 from vitscope.data.source import ImageBatch
+from vitscope.errors import UnknownSite
+from vitscope.meters.attention_distance import AttentionDistance
 from vitscope.meters.grams import Grams
 from vitscope.meters.hsic import CKA
+from vitscope.meters.meter import Meter
 from vitscope.models.bundled import CLASSES, INPUT
 from vitscope.models.vision_model import Preprocessing, VisionModel
 from vitscope.passes import read_batches
@@ -46,9 +49,22 @@ def begun(data: Path, cache: Path, *, threads: int) -> tuple[Split, Split, torch
 
 def grams_of(model: VisionModel, split: Split, *, images: int, gram: int) -> Grams:
     """The Gram matrices of all blocks over images drawn from a split, always the same ones."""
-    rows = torch.randperm(len(split.images), generator=torch.Generator().manual_seed(0))[:images]
-    found: Grams = read_batches(model, _batches(split, rows), [CKA(BLOCKS, gram=gram)])["cka"].result()
+    found: Grams = _metered(model, split, CKA(BLOCKS, gram=gram), images=images)
     return found
+
+
+def distances_of(model: VisionModel, split: Split, *, images: int) -> list[list[float]]:
+    """How far heads look, in pixels, of every block with attention, over the images of `grams_of`."""
+    try:
+        found = _metered(model, split, AttentionDistance(), images=images)
+    except UnknownSite:
+        return []
+    return [block.distance.tolist() for block in found.values()]
+
+
+def _metered(model: VisionModel, split: Split, meter: Meter, *, images: int) -> Any:
+    rows = torch.randperm(len(split.images), generator=torch.Generator().manual_seed(0))[:images]
+    return read_batches(model, _batches(split, rows), [meter])[meter.name].result()
 
 
 def _batches(split: Split, rows: torch.Tensor) -> Iterator[ImageBatch]:
@@ -57,9 +73,10 @@ def _batches(split: Split, rows: torch.Tensor) -> Iterator[ImageBatch]:
         yield ImageBatch(ids, ids, split.images[part].float() / 255, split.labels[part])
 
 
-def write_result(path: Path, facts: dict[str, Any], *, figure: bytes) -> None:
-    """The facts as JSON, and the figure beside it as PNG; each whole or not at all."""
-    with Replacing(path.with_suffix(".png")) as temporary:
-        temporary.write_bytes(figure)
+def write_result(path: Path, facts: dict[str, Any], *, figures: Mapping[str, bytes]) -> None:
+    """The facts as JSON, and figures beside it, a PNG for each name; each whole or not at all."""
+    for name, figure in figures.items():
+        with Replacing(path.with_name(f"{name}.png")) as temporary:
+            temporary.write_bytes(figure)
     with Replacing(path) as temporary:
         temporary.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -126,7 +126,7 @@ def main(
         console.log({name: value for name, value in found.items() if name != "cka"})
         runs.append(found)
     facts = {"model": NAME, "recipe": asdict(recipe), "images": images, "gram": gram, "runs": runs}
-    write_result(out / "skip_removal.json", facts, figure=draw(runs))
+    write_result(out / "skip_removal.json", facts, figures={"skip_removal": draw(runs)})
 
 
 if __name__ == "__main__":

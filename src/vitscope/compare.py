@@ -30,7 +30,7 @@ from vitscope.studies.study import Models, OnProgress, Study, by_name
 from vitscope.summary import Fact, facts
 
 ASKED: Mapping[str, Mapping[str, Any]] = {
-    "similarity": {"gram": 64},  # of 256 images four Gram batches, so that there is an error
+    "similarity": {},
     "attention_distance": {},
     "receptive_field": {"sample": 8, "channels": 4, "batch_size": 4},  # a backward pass a channel and site
     "skips": {},
@@ -39,6 +39,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "overview": {},
 }
 """The studies in the order of the page, with what differs from their own defaults for the sake of time."""
+GRAMS, LEAST, MOST = 4, 16, 64
+"""Gram batches that the images are to fill, so that CKA has an error, and the images of one."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def compare(
     folder, named = Path(out), by_name([model_a, model_b])
     source = Drawn(images, seed=seed).limit(limit)
     given = {"recipe": recipe, "seed": seed, "keep": str(folder / "dreams"), "batch_size": batch_size}
+    given["gram"] = _gram(len(source))
     asked = [_Asked(name, folder / "results" / name, given) for name in ASKED if name in STUDIES]
     found = {one.name: one.found(named, source) for one in asked}
     left_out: dict[str, str] = {}
@@ -193,6 +196,11 @@ class _Asked:
         """
         told = partial(_told, on_progress, self.name) if on_progress else None
         return self.study(list(models.values()), source, out=self.folder, on_progress=told, **self.settings)
+
+
+def _gram(images: int) -> int:
+    """Images in a Gram matrix, of so many."""
+    return min(max(images // GRAMS, LEAST), MOST)
 
 
 def _lacking(result: Result) -> str:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from vitscope.errors import BadValue
@@ -345,7 +345,7 @@ def _named_axis(axis: Any, given: Names, title: str, count: int) -> None:
     if len(names) != count:
         raise BadValue(f"{title}: {len(names)} names for {count} along the {axis.axis_name} axis")
     step = max(1, math.ceil(count / 14))
-    shown = list(range(0, count, step))
-    axis.set_ticks(shown, [names[index] for index in shown])
+    axis.set_major_locator(FixedLocator(range(0, count, step)))
+    axis.set_major_formatter(FuncFormatter(lambda at, _: names[round(at)] if 0 <= round(at) < count else ""))
     if axis.axis_name == "x" and max(map(len, names), default=0) > 3:
         axis.set_tick_params(rotation=90)

@@ -49,8 +49,8 @@ class Progress:
         rate = known.rate(done)
         self._bars.update(known.task, completed=done, total=total, rate=_paced(rate))
         if not self._console.is_terminal and known.is_due(done, total):
-            told = f"{stage}: {done} of {total}, {_paced(rate)}{_left(total - done, rate)}"
-            self._console.print(told, soft_wrap=True)
+            told = (f"{stage}: {done} of {total}", _paced(rate), _left(total - done, rate))
+            self._console.print(", ".join(filter(None, told)), soft_wrap=True)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """The same for a job with one stage."""
@@ -58,13 +58,15 @@ class Progress:
 
 
 def _paced(rate: float) -> str:
-    """A rate in pieces a second, or a minute where that is the number one can read."""
-    return f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{60 * rate:.1f}/min"
+    """A rate in pieces a second, or a minute where that is the number one can read; nothing if unknown."""
+    if not rate:
+        return ""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
 
 
 def _left(pieces: int, rate: float) -> str:
-    """How long what is left takes at this rate: ", 0:01:10 left"."""
-    return f", {timedelta(seconds=round(pieces / rate))} left" if pieces > 0 and rate > 0 else ""
+    """How long what is left takes at this rate: "0:01:10 left"."""
+    return f"{timedelta(seconds=round(pieces / rate))} left" if pieces > 0 and rate > 0 else ""
 
 
 class _Stage:

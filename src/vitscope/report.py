@@ -14,6 +14,7 @@ from vitscope.front import callable_as
 from vitscope.house import svg, thumbnail
 from vitscope.notebook import data_uri
 from vitscope.pages import rendered
+from vitscope.spots import spots_of
 from vitscope.studies import STUDIES, open_result
 from vitscope.studies.result import SEEN, Result, Row, columns_of, csv_of, file_name, shown
 from vitscope.studies.study import Study
@@ -35,6 +36,7 @@ class Embedded:
     source: str
     alt: str = ""
     caption: str = ""
+    spots: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,9 @@ def _figure(result: Result, name: str, figure: Figure) -> Embedded:
     told = f"{y} against {x}." if x and y else f"{name.replace('_', ' ').capitalize()}."
     bands = " Bands are 95 % intervals." if _bounded(result) and figure.axes[0].collections else ""
     caption = told[0].upper() + told[1:] + bands
-    return Embedded(f"{name}.svg", data_uri("image/svg+xml", content), alt=alt_text(figure), caption=caption)
+    return Embedded(
+        f"{name}.svg", data_uri("image/svg+xml", content), alt_text(figure), caption, spots_of(figure)
+    )
 
 
 def _thumbnail(result: Result) -> str:

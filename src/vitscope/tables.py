@@ -11,6 +11,9 @@ from rich.table import Table
 
 from vitscope.notebook import printable
 
+SAMPLED_SHOWN = 3
+"""Images from the middle of a unit, random ones and like units, of each so many."""
+
 
 def dream_table(rows: Sequence[dict[str, Any]]) -> Table:
     """What `vitscope dream` made."""
@@ -27,18 +30,29 @@ def unit_table(unit: Any) -> Table:
     """What an atlas knows of a unit."""
     facts = [f"{name} {_number(value)}" for name, value in unit.statistics.items()]
     dreams = [f"dream by {dream.recipe}: score {_number(dream.score)}" for dream in unit.dreams]
+    alike = unit.sampled.alike.items() if unit.sampled else ()
+    likes = [_alike(measure, others) for measure, others in alike]
     table = Table(
         *("rank", "value", "place", "label", "image"),
         title=f"{unit.address}: {unit.status}",
-        caption="\n".join([", ".join(facts), *dreams]),
+        caption="\n".join([", ".join(facts), *dreams, *likes]),
         box=SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
-    for exemplar in unit.exemplars:
+    sampled = unit.sampled
+    rows = [(str(exemplar.rank), exemplar) for exemplar in unit.exemplars]
+    for name, found in (("middle", sampled.middle), ("random", sampled.random)) if sampled else ():
+        rows += [(name if exemplar.rank == 0 else "", exemplar) for exemplar in found[:SAMPLED_SHOWN]]
+    for rank, exemplar in rows:
         label, path = printable(exemplar.label or ""), printable(exemplar.path)
-        table.add_row(str(exemplar.rank), _number(exemplar.value), exemplar.place, label, path)
+        table.add_row(rank, _number(exemplar.value), exemplar.place, label, path)
     return table
+
+
+def _alike(measure: str, others: Sequence[Any]) -> str:
+    told = ", ".join(f"{other.unit} ({_number(other.value)})" for other in others[:SAMPLED_SHOWN])
+    return f"like it by {measure}: {told}"
 
 
 def study_table(found: Sequence[dict[str, Any]]) -> Table:

@@ -23,6 +23,9 @@ from vitscope.errors import BadValue, Unsuited
 from vitscope.flow import rolled_heads, rolling_sites, rollout
 from vitscope.models.vision_model import Preprocessing, VisionModel
 
+BRIGHT = 0.98
+"""The share of a view's values that are not shown at full brightness: a few patches, such as a token's own,
+outshine all others (the paper's rule is unknown)."""
 HEADS = ("mean", "own")
 """Which heads attention is followed through: the paper's symbols leave it open."""
 
@@ -76,6 +79,11 @@ class Filters:
         """The Euclidean norm of every local view."""
         squares = self._per_patch(self._shown(pixels) ** 2, self.kernel**2)
         return squares.clamp(min=0).sqrt()
+
+    def products(self, pixels: Pixels, other: Pixels) -> Float[Tensor, "image place"]:
+        """The inner product of every local view of one image with that of another, added over all filters."""
+        both = self._shown(pixels) * self._shown(other)
+        return self._per_patch(both, (self.kernel**2).sum(0, keepdim=True))[..., 0]
 
     def weighted(
         self, views: Float[Tensor, "*view rgb row column"], shares: Float[Tensor, "*view place"]
@@ -188,9 +196,12 @@ def head_of(unit: int, units: int, heads: int) -> int:
 
 
 def displayed(view: Float[Tensor, "*view rgb row column"]) -> Float[Tensor, "*view row column rgb"]:
-    """A view as the paper's figures show it: each divided by its largest size, what is negative black."""
-    largest = view.abs().amax((-3, -2, -1), keepdim=True).clamp(min=torch.finfo(view.dtype).tiny)
-    return rearrange((view / largest).clamp(0, 1), "... rgb row column -> ... row column rgb")
+    """A view as the paper's figures show it: what is negative is black. Each is divided by the size that
+    `BRIGHT` of its values stay below, zeros not counted."""
+    flat = view.flatten(-3).abs()
+    counted = torch.where(flat > 0, flat, torch.nan)
+    bound = counted.nanquantile(BRIGHT, -1).nan_to_num(1.0)[..., None, None, None]
+    return rearrange((view / bound).clamp(0, 1), "... rgb row column -> ... row column rgb")
 
 
 def _cuts(first: nn.Conv2d, size: tuple[int, int]) -> bool:

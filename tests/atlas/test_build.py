@@ -251,7 +251,7 @@ def test_progress_counts_every_stage_to_its_end(finished, tmp_path):
         on_progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
         **SETTINGS,
     )
-    assert list(told) == ["scanning", "thumbnails", "leaves", "dreams"]
+    assert list(told) == ["scanning", "sampling", "thumbnails", "leaves", "dreams"]
     for steps in told.values():
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1]

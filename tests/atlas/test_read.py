@@ -54,7 +54,7 @@ def test_show_is_strict_json(atlas):
     assert found["statistics"]["variance"] is None
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text)["exemplars"][0].keys() == {"rank", "image", "path", "value", "place"}
-    assert set(found) == {"address", "status", "statistics", "exemplars", "dreams"}
+    assert set(found) == {"address", "status", "statistics", "exemplars", "sampled", "dreams"}
     dead = atlas["blocks.1.ffn:1"].describe()
     assert (dead["status"], dead["exemplars"], dead["dreams"]) == ("dead", [], [])
 

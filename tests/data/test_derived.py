@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitscope.data import images
 from vitscope.data.annotations import foregrounds
-from vitscope.data.derived import Images, Mapped, check_order
+from vitscope.data.derived import Images, Mapped, Named, check_order
 from vitscope.data.folder import Folder
 from vitscope.data.source import Shard, Skipped
 from vitscope.errors import BadValue
@@ -43,6 +43,21 @@ class TestChosen(SourceContract):
     @pytest.fixture
     def source(self, photos):
         return images(photos).where(lambda path: not path.endswith(("01.png", "05.png", "08.png")))
+
+
+class TestNamed(SourceContract):
+    @pytest.fixture
+    def source(self, photos):
+        whole = images(photos)
+        named = {path: whole.find(path).id for path in ("c2/08.png", "c0/00.png", "c1/04.png")}
+        return Named(whole, named, told="three")
+
+
+def test_an_entry_that_changed_since_it_was_named_is_skipped(photos):
+    whole = images(photos)
+    few = Named(whole, {"c0/00.png": whole.find("c0/00.png").id, "c0/03.png": "0" * 32}, told="two")
+    assert paths(few) == ["c0/00.png", "c0/03.png"]
+    assert few.find("c0/03.png") == Skipped("c0/03.png", "changed", "other bytes than when it was scanned")
 
 
 class TestMapped(SourceContract):

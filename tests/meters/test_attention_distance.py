@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -297,35 +296,6 @@ def test_rows_are_queries_and_sum_to_one():
     right, wrong = (measured(site, each, (32, 32)) for each in (weights, weights.mT))
     assert np.allclose(right.distance, by_hand(site, weights, (32, 32))[0])
     assert not np.allclose(right.distance, wrong.distance, rtol=1e-2)
-
-
-def swin():
-    module = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        window_size=4,
-        embed_dim=8,
-        depths=(2, 1),
-        num_heads=(2, 4),
-        num_classes=3,
-    )
-    return load(module, sample=(64, 64), device="cpu")
-
-
-def test_windows_bound_how_far_heads_of_swin_look():
-    model = swin()
-    found = read_batches(model, [batch_of(2, (64, 64))], [METER])["attention_distance"].result()
-    plain, shifted, deep = found.values()
-    window = 4 * 4 * math.hypot(3, 3) / 4  # corner to corner of 4 x 4 places of 4 px
-    assert len(plain.distance) == 2
-    assert len(deep.distance) == 4
-    assert (plain.distance < window).all()
-    cells = np.stack(np.meshgrid(range(4), range(4), indexing="ij"), -1).reshape(-1, 2) * 4.0
-    uniform = np.linalg.norm(cells[:, None] - cells, axis=-1).mean()
-    assert plain.uniform == pytest.approx(uniform)
-    assert deep.uniform == pytest.approx(2 * uniform)
-    assert plain.distance == pytest.approx(plain.uniform, rel=0.2)  # fresh weights hardly prefer a place
-    assert shifted.distance.max() < shifted.uniform  # their windows hold places from the other end
 
 
 def test_no_hook_stays_whether_the_pass_ends_or_fails():

@@ -34,6 +34,19 @@ def noise(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def masked():
+    """Puts masks beside the pictures of a folder, one for each: the values of their pixels."""
+
+    def make(folder, masks):
+        (folder / "masks").mkdir()
+        for index, values in enumerate(masks):
+            Image.fromarray(values).save(folder / "masks" / f"{index:02}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
 def images(folder):
     """The pictures of the module's folder as a source, with their labels where it has some."""
     labels = folder / "labels.csv"

@@ -20,16 +20,13 @@ COUNT = 5
 
 
 @pytest.fixture(scope="module")
-def folder(noise):
+def folder(noise, masked):
     """Pictures of noise, with masks of two objects: all but the first, which has one."""
-    folder = noise(COUNT)
-    (folder / "masks").mkdir()
-    for index in range(COUNT):
-        values = np.zeros((32, 32), np.uint8)
+    masks = np.zeros((COUNT, 32, 32), np.uint8)
+    for index, values in enumerate(masks):
         values[: 16 + 4 * index, :16] = 3
         values[8:, 20:] = 3 if index == 0 else 8
-        Image.fromarray(values).save(folder / "masks" / f"{index:02}.png")
-    return folder
+    return masked(noise(COUNT), masks)
 
 
 @pytest.fixture(scope="module")

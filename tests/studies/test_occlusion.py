@@ -20,15 +20,12 @@ COUNT = 5
 
 
 @pytest.fixture(scope="module")
-def folder(tinted):
+def folder(tinted, masked):
     """Pictures with masks of a rectangle each, other ones of each size."""
-    folder = tinted(COUNT)
-    (folder / "masks").mkdir()
-    for index in range(COUNT):
-        values = np.zeros((32, 32), np.uint8)
+    masks = np.zeros((COUNT, 32, 32), np.uint8)
+    for index, values in enumerate(masks):
         values[: 8 + 4 * index, :20] = 1
-        Image.fromarray(values).save(folder / "masks" / f"{index:02}.png")
-    return folder
+    return masked(tinted(COUNT), masks)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +139,7 @@ def test_maps_are_rows_and_figures(result):
     rows = result.rows(part="maps")
     assert [row["site"] for row in rows] == ["blocks.0.ffn", "blocks.1.ffn", "blocks.2.ffn"]
     assert all(row["units"] + row["units_without"] == 2 for row in rows)
-    assert list(result.figures()) == ["answers", "maps"]
+    assert list(result.figures())[:2] == ["answers", "maps"]
     titles = [axes.get_title(loc="left") for axes in result.plot().axes]
     assert titles[0] == f"{result.models[0]}\nsame answer"
 

@@ -18,14 +18,10 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def folder(tinted):
-    folder = tinted(COUNT)
-    (folder / "masks").mkdir()
-    for index in range(COUNT):
-        values = np.zeros((32, 32), np.uint8)
-        values[:20, :16], values[8:, 20:] = 3, 8
-        Image.fromarray(values).save(folder / "masks" / f"{index:02}.png")
-    return folder
+def folder(tinted, masked):
+    masks = np.zeros((COUNT, 32, 32), np.uint8)
+    masks[:, :20, :16], masks[:, 8:, 20:] = 3, 8
+    return masked(tinted(COUNT), masks)
 
 
 @pytest.fixture(scope="module")

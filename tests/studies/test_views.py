@@ -12,7 +12,7 @@ from vitscope.data import images
 from vitscope.errors import BadValue, Unsuited
 from vitscope.flow import rolled
 from vitscope.studies import study
-from vitscope.studies.view_levels import LEVELS, aucs, drawn_levels, good, of_flow
+from vitscope.studies.view_levels import LEVELS, aucs, drawn_levels, foremost, good, of_flow
 from vitscope.testing import tiny_vit
 
 COUNT = 5
@@ -101,6 +101,7 @@ def test_aucs_are_those_of_weighted_places_and_do_not_depend_on_scale():
     scaled = aucs(values * torch.tensor([[[7.0]], [[0.1]]]), inside)
     assert np.array_equal(scaled, found, equal_nan=True)
     assert good(np.array([0.75, 0.25, 0.74, np.nan])).tolist() == [True, True, False, False]
+    assert foremost(torch.tensor([2, 0, 2, 1, 2])) == 2
 
 
 def test_rows_hold_a_level_each_and_two_measures(result, vit):

@@ -24,6 +24,7 @@ import train
 
 WNIDS = [label.wnid for label in bundled.CLASSES]
 SMALL = fitting.Recipe(epochs=1, batch=16, warmup=1)
+DRAWN = data_scale.draw
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "RECIPES", {"vit_mini": SMALL, "cnn_mini": SMALL})
     monkeypatch.setattr(train, "set_fused_attn", lambda _: None)
     monkeypatch.setattr(measuring, "set_fused_attn", lambda _: None)
-    for script in (data_scale, skip_removal):
-        monkeypatch.setattr(script, "draw", lambda _: b"a figure")
+    monkeypatch.setattr(data_scale, "draw", lambda _: {"data_scale": b"a figure"})
+    monkeypatch.setattr(skip_removal, "draw", lambda _: b"a figure")
 
 
 def split_of(count: int) -> dataset.Split:
@@ -111,6 +112,27 @@ def test_data_scale_compares_every_share_with_a_reference_and_resumes(data: Path
     assert len(stamps) == 2
     assert run() == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == stamps
+
+
+def test_heads_are_told_of_where_there_are_any(data: Path, tmp_path: Path) -> None:
+    val = dataset.read_split(data / "val.tar.gz", wnids=WNIDS, cache=tmp_path)
+    vit = load("vitscope:vit_mini")
+    for block in vit.module.blocks:
+        torch.nn.init.zeros_(block.attn.qkv.weight)  # all keys have the same weight
+    cells = 8 * np.stack(np.meshgrid(range(8), range(8)), axis=-1).reshape(64, 2)
+    even = np.linalg.norm(cells[:, None] - cells, axis=-1).mean()
+    assert np.allclose(measuring.distances_of(vit, val, images=8), np.full((6, 3), even), rtol=1e-5)
+    assert measuring.distances_of(load("vitscope:cnn_mini"), val, images=8) == []
+
+
+def test_heads_have_a_figure_of_their_own() -> None:
+    run = {"share": 0.3, "top1": 0.1, "cka": [1.0, 0.5], "distance": [[20.0, 30.0], [25.0, 35.0]]}
+    facts = {"model": "vit_mini", "reference": run, "runs": [run]}
+    figures = DRAWN(facts)
+    assert list(figures) == ["data_scale", "data_scale_heads"]
+    assert all(figure.startswith(b"\x89PNG") for figure in figures.values())
+    line = data_scale._heads("a share", run["distance"])
+    assert (line.y, line.low, line.high) == ([25.0, 30.0], [20.0, 25.0], [30.0, 35.0])
 
 
 def by_hand(block: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:

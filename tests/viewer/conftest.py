@@ -13,11 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from vitscope.atlas.commit import write
-from vitscope.atlas.leaf import DreamRow, ExemplarRow, UnitRow, digest, sprite, table_bytes, webp
+from vitscope.atlas.leaf import (
+    SAMPLED,
+    AlikeRow,
+    DreamRow,
+    ExemplarRow,
+    UnitRow,
+    digest,
+    sprite,
+    table_bytes,
+    webp,
+)
 from vitscope.atlas.manifest import Manifest, SiteLayout
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.store import Store
@@ -43,12 +55,12 @@ def picture(shade: int) -> bytes:
     return webp(np.full((32, 32, 3), shade, np.uint8), quality=80)
 
 
-def exemplars(site: SiteLayout, unit: int) -> Iterator[ExemplarRow]:
-    for ranking in ("maximum", "mean"):
+def exemplars(site: SiteLayout, unit: int, rankings=("maximum", "mean")) -> Iterator[ExemplarRow]:
+    for ranking in rankings:
         for rank, image in enumerate(IMAGES):
-            place = f"{rank},{rank + 1}" if site.grid and ranking == "maximum" else ""
+            place = f"{rank},{rank + 1}" if site.grid and ranking != "mean" else ""
             levels = bytes(range(0, 256, 16)) if site.grid else None
-            value = (3.5 - rank) * (1 if ranking == "maximum" else 0.5)
+            value = (3.5 - rank) * {"maximum": 1, "mean": 0.5, "middle": 0.1, "random": 0.01}[ranking]
             yield ExemplarRow(
                 unit,
                 ranking,
@@ -88,6 +100,33 @@ def write_leaf(store: Store, site: SiteLayout, leaf: int, *, dream: bytes = b"")
     store.commit_leaf(site.name, leaf, files)
 
 
+def write_sample(store: Store, site: SiteLayout, leaf: int) -> None:
+    """Unit 0 is like 3 and 2 by activation and like 5 by weight; the others like none."""
+    kinds = ("middle", "random")
+    found = [
+        row for unit in site.members(leaf) if unit % 256 in (0, 2, 3) for row in exemplars(site, unit, kinds)
+    ]
+    likes = [("activation", 0, 3, 0.91), ("activation", 1, 2, 0.5), ("weight", 0, 5, 0.25)]
+    alike = [AlikeRow(0, *like) for like in likes if leaf == 0]
+    files = {
+        "samples.parquet": table_bytes(found, of=ExemplarRow),
+        "alike.parquet": table_bytes(alike, of=AlikeRow),
+    }
+    store.commit_leaf(site.name, leaf, files, of=SAMPLED)
+
+
+def keep_dream(folder: Path, address: str, *, weights: str = "sha256:00", seed: int = 0, **told) -> None:
+    """A dream as `Dream.save` writes it, and what the viewer writes beside it."""
+    text = PngInfo()
+    settings = {"address": address, "recipe": {"name": "olah_2017"}, "seed": seed}
+    text.add_text("vitscope", Provenance("dream", "test", weights, {}, settings=settings).to_json())
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{address.replace(':', '_')}.olah_2017.{seed}.png"
+    Image.new("RGB", (32, 32), (40 * seed, 90, 30)).save(path, pnginfo=text)
+    if told:
+        path.with_suffix(".json").write_text(json.dumps({"recipe": "olah_2017", "seed": seed, **told}))
+
+
 def write_atlas(folder: Path, *, sites: tuple[SiteLayout, ...] = SITES) -> Path:
     """An atlas with every leaf of some sites: three of all."""
     seen = {"size": [32, 32], "interpolation": "bicubic"}
@@ -100,13 +139,22 @@ def write_atlas(folder: Path, *, sites: tuple[SiteLayout, ...] = SITES) -> Path:
         write(store.thumbnail_file(image), picture(60 * number + 20))
     for site, leaf in store.leaves():
         write_leaf(store, site, leaf)
+        if site.grid:  # the others are as an older vitscope built them
+            write_sample(store, site, leaf)
+    drawn = [{"image": image, "path": f"dir/{HOSTILE}.png", "label": HOSTILE} for image in IMAGES]
+    (folder / "sample.json").write_text(json.dumps({"images": drawn}))
     return folder
 
 
 @pytest.fixture(scope="session")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """A whole atlas: blocks.0.ffn with two leaves, logits with one. Do not damage it."""
-    return Atlas.open(write_atlas(tmp_path_factory.mktemp("viewer") / "tiny.atlas"))
+    """A whole atlas: blocks.0.ffn with two leaves, logits with one, two dreams kept of blocks.0.ffn:3. Do not
+    damage it."""
+    folder = tmp_path_factory.mktemp("viewer")
+    for seed in (0, 1):
+        trust = {"status": "ok", "robust": 1.5 + seed}
+        keep_dream(folder / "tiny.dreams", "blocks.0.ffn:3", seed=seed, score=2.5, trust=trust)
+    return Atlas.open(write_atlas(folder / "tiny.atlas"))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_any_unit_is_a_unit(client):
 
 def test_fault_089_pages_read_well_without_scripts(client):
     page = client.get(UNIT).text
-    assert page.count("<figure>") == 1 + 2 * 3  # a dream and both rankings, all in the page as sent
+    assert page.count("<figure>") == 1 + 4 * 3  # a dream and all kinds of images, all in the page as sent
     assert page.count("<script") == 1
 
 

@@ -132,6 +132,11 @@ def test_keys_of_a_unit_lead_where_the_help_says(open_page, base):
 
     for key, unit in (("j", 4), ("ArrowRight", 5), ("k", 4), ("ArrowLeft", 3)):
         press(key, f"a/tiny/unit/blocks.0.ffn/{unit}.html?by=mean")
+    for kind in ("middle", "random"):
+        page.keyboard.press("m")
+        assert rest_of(page, base) == f"{UNIT}?by={kind}"
+        assert page.locator("[data-ranking]:visible").count() == 1
+        assert page.locator(f"#by-{kind}").is_visible()
     page.keyboard.press("m")
     assert rest_of(page, base) == UNIT
     assert page.locator("#by-max").is_visible()
@@ -245,6 +250,7 @@ def test_the_map_moves_zooms_and_opens_a_unit(open_page, base):
 def test_pages_stand_side_by_side_and_share_their_controls(open_page, base):
     page = open_page(PAGES["compare"])
     assert page.locator(".beside > article").count() == 3
+    assert page.locator(".beside .trials").count() == 1
     assert page.locator(".beside h1").all_text_contents()[0].split() == ["blocks.0.ffn:3"]
     page.keyboard.press("m")
     assert page.locator("[data-ranking=mean]").is_visible()
@@ -267,6 +273,24 @@ def test_a_table_of_numbers_sorts(open_page, base):
     first = radii()
     head.click()
     assert radii() == first[::-1]
+
+
+def test_a_figure_tells_what_is_pointed_at_and_what_the_arrow_keys_come_to(open_page, base):
+    page = open_page(PAGES["study"])
+    drawn, told = page.locator(".drawn").first, page.locator(".plot output").first
+    drawn.focus()
+    page.keyboard.press("ArrowRight")
+    first = told.text_content()
+    assert re.search(r"75\.5 at .*4$", first)
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"87\.5 at .*16$", told.text_content())
+    page.keyboard.press("Escape")
+    assert told.text_content() == ""
+    x, y, _ = json.loads(drawn.get_attribute("data-spots"))["points"][0]
+    box = drawn.bounding_box()
+    drawn.hover(position={"x": x * box["width"] + 4, "y": y * box["height"]})
+    assert told.text_content() == first
+    assert page.locator(".spot").first.is_visible()
 
 
 def test_fault_089_without_scripts_pages_are_readable_and_nothing_dead_is_shown(open_page, base):

@@ -1,16 +1,24 @@
 """The pages and the other files: what they show, where their links lead, and that there are not too many."""
 
+import io
 import json
 import posixpath
 import re
 from html import unescape
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.viewer.conftest import keep_dream, picture
 
-from vitscope.viewer.files import FILES, answer, every_path
+from vitscope.atlas.commit import write
+from vitscope.atlas.store import Store
+from vitscope.viewer.export import MOST_FILES
+from vitscope.viewer.files import FILES, answer, every_path, keep_below
 from vitscope.viewer.library import Library
 from vitscope.viewer.results import Results
+from vitscope.viewer.sheets import Sheets
 from vitscope.viewer.shelf import Shelf
 
 GRID = "a/tiny/site/blocks.0.ffn"
@@ -86,8 +94,8 @@ def test_a_unit_page_shows_dream_exemplars_maps_and_numbers(read):
     page = read(UNIT.format(0))
     shown = sources(page)
     assert sum(link.startswith("data:image/webp") for link in shown) == 1
-    assert sum(link.startswith("data:image/png") for link in shown) == 6
-    assert sum("/thumbnail/" in link for link in shown) == 6
+    assert sum(link.startswith("data:image/png") for link in shown) == 12
+    assert sum("/thumbnail/" in link for link in shown) == 12
     for text in (
         "5.25",
         "ghiasi_2022",
@@ -106,18 +114,76 @@ def test_a_unit_page_shows_dream_exemplars_maps_and_numbers(read):
     assert "sha256:11" in page.partition('class="provenance"')[2]
 
 
-def test_both_rankings_are_in_the_page(read):
+def test_images_of_every_kind_are_in_the_page(read):
     page = read(UNIT.format(0))
-    _, maximum, mean = re.split(r'<section id="by-', page)
-    assert maximum.startswith('max"')
-    assert re.findall(r"<b>([\d.]+)</b>", maximum)[:3] == ["3.50", "2.50", "1.50"]
-    assert re.findall(r"<b>([\d.]+)</b>", mean)[:3] == ["1.75", "1.25", "0.750"]
+    _, *kinds = re.split(r'<section id="by-', page)
+    assert [kind.partition('"')[0] for kind in kinds] == ["max", "mean", "middle", "random"]
+    values = [re.findall(r"<b>([\d.]+)</b>", kind)[:3] for kind in kinds]
+    assert values == [
+        ["3.50", "2.50", "1.50"],
+        ["1.75", "1.25", "0.750"],
+        ["0.350", "0.250", "0.150"],
+        ["0.0350", "0.0250", "0.0150"],
+    ]
+    for kind, following in zip(kinds, ("mean", "middle", "random", "max"), strict=True):
+        assert re.findall(r'data-by="(\w+)" data-keys="m"', kind) == [following]
 
 
-def test_units_that_the_same_images_excite_are_shown(read):
-    like = read(UNIT.format(0)).partition('class="like"')[2].partition("</ul>")[0]
-    assert re.findall(r"unit/blocks.0.ffn/(\d+).html", like) == ["2", "3", "4", "5", "6", "7", "256", "257"]
-    assert "3 common images: 100 %" in like
+def test_units_that_are_alike_are_shown_by_each_measure(read):
+    like = read(UNIT.format(0)).partition('class="like"')[2].partition("</section>")[0]
+    by = {part.partition(" ")[0]: part for part in like.split("<h3>by ")[1:]}
+    units = {name: re.findall(r"unit/blocks.0.ffn/(\d+).html", part) for name, part in by.items()}
+    assert units == {
+        "activation": ["3", "2"],
+        "weight": ["5"],
+        "exemplars": ["2", "3", "4", "5", "6", "7", "256", "257"],
+    }
+    assert "3 · 0.91</span>" in by["activation"]
+    assert "256 · 100 %</span>" in by["exemplars"]
+    assert "of=tiny/blocks.0.ffn%3A0&of=tiny/blocks.0.ffn%3A3&of=" in unescape(like)
+
+
+def test_the_page_of_an_older_atlas_says_what_it_lacks(read):
+    page = read("a/tiny/unit/logits/3.html")
+    assert "an older vitscope built it" in page
+    assert re.findall('<section id="by-([a-z]+)', page) == ["max", "mean"]
+    assert re.findall("<h3>by ([a-z]+)", page) == ["exemplars"]
+    assert "older vitscope" not in read(UNIT.format(0))
+
+
+def test_dreams_that_were_kept_stand_side_by_side_with_their_trust(atlas, make_atlas, read):
+    page = read(UNIT.format(3)).partition('class="dreams"')[2].partition("</section>")[0]
+    assert len(re.findall('src="data:image/webp', page)) == 3
+    rows = dict(re.findall(r'<th scope="row"[^>]*>([^<]+)</th>(.*?)</tr>', page))
+    cells = {name: re.findall(r"<td>([^<]+)</td>", row) for name, row in rows.items()}
+    assert cells == {"score": ["2.50"] * 2, "best image": ["1.75"] * 2, "robust": ["1.5", "2.5"]}
+    assert page.count("<b>olah_2017</b>") == 2
+    own = make_atlas()
+    folder = own.path.with_name("own.dreams")
+    keep_dream(folder, "blocks.0.ffn:3", weights="sha256:99")
+    keep_dream(folder, "blocks.0.ffn:33")
+    (folder / "a.png").write_bytes(b"no picture")
+    library = Library(Shelf([own]))
+    assert 'class="dreams"' not in answer(library, "a/own/unit/blocks.0.ffn/3.html").content.decode()
+    bare = answer(library, "a/own/unit/blocks.0.ffn/33.html").content.decode()
+    assert "kept by you" in bare
+    assert 'class="trials"' not in bare
+
+
+def test_an_image_of_the_sample_has_a_page_though_it_excites_nothing(make_atlas):
+    own = make_atlas()
+    image = f"{4:032x}"
+    write(Store.open(own.path).thumbnail_file(image), picture(7))
+    sample = json.loads((own.path / "sample.json").read_text())
+    sample["images"].append({"image": image, "path": "dir/four.png", "label": "<b>"})
+    (own.path / "sample.json").write_text(json.dumps(sample))
+    library = Library(Shelf([own]), served=False)
+    assert f"a/own/thumbnail/{image}.webp" in set(every_path(library))
+    page = answer(library, "a/own/image/0.html").content.decode()
+    section = page.partition(f'<section id="{image}"')[2].partition("</section>")[0]
+    assert "&lt;b&gt;" in section
+    assert "dir/four.png" in section
+    assert "among the best of no unit" in section
 
 
 def test_a_dead_unit_says_so_and_has_no_exemplars(read):
@@ -248,6 +314,8 @@ def test_every_path_is_made_by_its_own_kind_of_file(library):
     paths = list(every_path(library))
     assert len(paths) == len(set(paths))
     for file in FILES:
+        if "/sheet/" in file.pattern:  # not where there are few
+            continue
         assert any(file.expression.fullmatch(path) for path in paths), file.pattern
 
 
@@ -255,8 +323,43 @@ def test_a_unit_page_is_small(read):
     assert len(re.sub(r"data:image[^\"]+", "", read(UNIT.format(0)))) < 40_000
 
 
-def test_there_are_few_enough_files_for_static_hosts():
-    """A ViT-B over 50,000 images: all feed-forward units, each image somebody's exemplar."""
-    units, images, leaves, sites, marks = 12 * 3072, 50_000, 12 * 12, 12, 16**3
-    files = units + images + 3 * leaves + 2 * sites + marks + 10
-    assert files < 100_000
+@pytest.mark.parametrize("images", [50_000, 1_281_167])
+def test_there_are_few_enough_files_for_static_hosts(images):
+    """A ViT-B: all feed-forward units, each image somebody's exemplar as far as there are enough of them."""
+    units, leaves, sites, marks = 12 * 3072, 12 * 12, 12, 16**3
+    others = units + 3 * leaves + 2 * sites + marks + 10
+    if others + images > MOST_FILES:
+        sheets = Sheets.of(np.zeros(min(images, units * 18), "S32"), files=MOST_FILES - others)
+        assert sheets.each <= 16, "a page loads the whole sheet of each of its images"
+        images = len(sheets)
+    assert others + images < 100_000
+
+
+def test_thumbnails_share_sheets_where_there_would_be_too_many_files(atlas):
+    library = Library(Shelf([atlas]), served=False)
+    whole = len(list(every_path(library)))
+    keep_below(library, whole)
+    assert library.volume("tiny").sheets is None
+    keep_below(library, whole - 1)
+    paths = list(every_path(library))
+    assert len(paths) == whole - 1
+    assert [path for path in paths if "/thumbnail/" in path] == []
+    page = answer(library, UNIT.format(0)).content.decode()
+    places = re.findall(
+        r'<span class="sheet s4"><svg [^>]*></svg>\s*<img class="(c\d r\d)" src="([^"?]+)', page
+    )
+    assert places[:3] == [
+        ("c0 r0", "../../../../a/tiny/sheet/0.webp"),
+        ("c1 r0", "../../../../a/tiny/sheet/0.webp"),
+        ("c0 r0", "../../../../a/tiny/sheet/1.webp"),
+    ]
+    for number, shades in enumerate(([20, 80], [140])):
+        found = answer(library, f"a/tiny/sheet/{number}.webp")
+        assert (found.status, found.kind) == (200, "image/webp")
+        with Image.open(io.BytesIO(found.content)) as sheet:
+            assert sheet.size == (128, 128)
+            tiles = [sheet.getpixel((32 * at + 16, 16))[1] for at in range(len(shades))]
+        assert tiles == pytest.approx(shades, abs=3)
+    assert answer(library, "a/tiny/sheet/2.webp").status == 404
+    assert 'class="sheet s4"' in answer(library, "a/tiny/image/0.html").content.decode()
+    library.volume("tiny").sheets = None

@@ -22,10 +22,11 @@ from vitscope.models.vision_model import VisionModel
 from vitscope.provenance import explain
 from vitscope.tap import read
 from vitscope.testing import tiny_cnn, tiny_vit
-from vitscope.viewer import behind, live
+from vitscope.viewer import behind, kept, live
 from vitscope.viewer.app import create_app, serve
 from vitscope.viewer.behind import Behind, Wanted
 from vitscope.viewer.live import Live
+from vitscope.viewer.pictures import fact
 
 SITE = "blocks.1.ffn"
 QUICK = OLAH_2017.replace(name="quick", steps=6)
@@ -132,6 +133,9 @@ def test_a_dream_is_kept_beside_the_atlas_and_never_in_it(client, folder):
     with Image.open(kept) as picture:
         assert picture.size == (32, 32)
     assert tree(folder / "val.atlas") == before
+    page = client.get(f"/a/val/unit/{SITE}/7.html").text.partition('class="dreams"')[2]
+    assert "kept by you" in page
+    assert f"<dt>robust</dt><dd>{fact(done['trust']['robust'])}</dd>" in page
 
 
 def test_old_dreams_are_forgotten(client, monkeypatch):
@@ -146,7 +150,7 @@ def test_old_dreams_are_forgotten(client, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_told(client, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(live, "kept_in", lambda _: tmp_path / "file" / "below")
+    monkeypatch.setattr(kept, "kept_in", lambda _: tmp_path / "file" / "below")
     number = told(client.post(f"/live/val/dream/{SITE}:7", headers=OURS))[-1][1]["number"]
     answer = client.post(f"/live/val/keep/{number}", headers=OURS)
     assert answer.status_code == 500

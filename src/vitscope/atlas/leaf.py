@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,20 @@ from vitscope.errors import AtlasError
 
 PARTS = ("units.parquet", "exemplars.parquet", "pack", "sprite.webp")
 """The files of a leaf, after its number; "ok" comes last and lists them."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of a leaf that are committed together: what comes after its number, and what lists them."""
+
+    parts: tuple[str, ...]
+    marker: str
+
+
+LEAF = Bundle(PARTS, "ok")
+SAMPLED = Bundle(("samples.parquet", "alike.parquet"), "samples.ok")
+"""What a sample of the images says of the units; an atlas of an older vitscope has none until it is built
+again."""
 TILE = 64
 """Pixels a side of one tile of the overview: 16 x 16 of them, photographs, are about 235 kB."""
 TILES = 16
@@ -74,6 +88,16 @@ _EXEMPLARS = pa.schema(
         ("map_low", pa.float64()),
         ("map_high", pa.float64()),
         ("map", pa.binary()),
+    ]
+)
+
+_ALIKE = pa.schema(
+    [
+        ("unit", pa.int32()),
+        ("measure", pa.string()),
+        ("rank", pa.int16()),
+        ("other", pa.int32()),
+        ("value", pa.float64()),
     ]
 )
 
@@ -160,11 +184,24 @@ class ExemplarRow:
     map: bytes | None
 
 
-def table_bytes(
-    rows: Sequence[UnitRow] | Sequence[ExemplarRow], *, of: type[UnitRow] | type[ExemplarRow]
-) -> bytes:
+@dataclass(frozen=True)
+class AlikeRow:
+    """A unit of the same site that is like this one by some measure; rank 0 is the nearest."""
+
+    unit: int
+    measure: str
+    rank: int
+    other: int
+    value: float
+
+
+Row = TypeVar("Row", UnitRow, ExemplarRow, AlikeRow)
+_SCHEMAS = {UnitRow: _UNITS, ExemplarRow: _EXEMPLARS, AlikeRow: _ALIKE}
+
+
+def table_bytes(rows: Sequence[Row], *, of: type[Row]) -> bytes:
     """The Parquet file of some rows, in their order."""
-    schema = _UNITS if of is UnitRow else _EXEMPLARS
+    schema = _SCHEMAS[of]
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", compression_level=3, version="2.6", store_schema=False)
@@ -179,6 +216,11 @@ def unit_table(content: bytes) -> pa.Table:
 def exemplar_table(content: bytes) -> pa.Table:
     """The exemplars of a leaf. Raises AtlasError where the bytes are not such a table."""
     return _read(content, _EXEMPLARS)
+
+
+def alike_table(content: bytes) -> pa.Table:
+    """Which units are alike. Raises AtlasError where the bytes are not such a table."""
+    return _read(content, _ALIKE)
 
 
 def _read(content: bytes, schema: pa.Schema) -> pa.Table:

@@ -13,33 +13,41 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from vitscope.address import Address
 from vitscope.atlas.leaf import (
+    SAMPLED,
+    AlikeRow,
     DreamRow,
     ExemplarRow,
     UnitRow,
+    alike_table,
     digest,
     exemplar_table,
     exemplars_of,
     unit_table,
 )
 from vitscope.atlas.manifest import LEAF_UNITS
-from vitscope.atlas.store import Store
+from vitscope.atlas.store import ABSENT, Store
 from vitscope.atlas.unit import (
     Exemplar,
     Histogram,
     Leaf,
+    Sampled,
     SiteEntry,
     StoredDream,
     Unit,
     exemplar_of,
+    sampled_of,
     statistics_of,
 )
 from vitscope.errors import AtlasError, BadAddress, UnknownAddress
 from vitscope.notebook import Picture, card, pictures, sentence, table
 
 LEAVES_KEPT = 64
-"""Leaves that an open atlas keeps in memory, at about 1 MB each."""
+"""Leaves that an open atlas keeps in memory, at about 2 MB each."""
 
 MOST_SITES = 6
 """Whose overviews a notebook shows."""
@@ -136,7 +144,16 @@ class Atlas:
             raise AtlasError(
                 f"{self._store.leaf_name(site, index)} cannot be read: {error.strerror}"
             ) from error
-        return Leaf(site, index, units, exemplars)
+        return Leaf(site, index, units, exemplars, self._samples(site, index))
+
+    def _samples(self, site: str, index: int) -> tuple[pa.Table, pa.Table] | None:
+        """What a sample says of a leaf; None where the atlas has none."""
+        if self._store.fault(site, index, of=SAMPLED) == ABSENT:
+            return None
+        return (
+            exemplar_table(self._store.read_leaf(site, index, "samples.parquet")),
+            alike_table(self._store.read_leaf(site, index, "alike.parquet")),
+        )
 
     def __getitem__(self, address: str | Address) -> Unit:
         """What the atlas knows of one unit. The place of an address plays no part.
@@ -161,6 +178,7 @@ class Atlas:
             by_mean=self._exemplars(address.site, found, "mean"),
             dreams=tuple(self._dream(address, dream) for dream in row.dreams),
             labels=row.labels,
+            sampled=self._sampled(leaf, unit),
             thumbnail=self.thumbnail,
         )
 
@@ -178,6 +196,22 @@ class Atlas:
     def _exemplars(self, site: str, rows: list[ExemplarRow], ranking: str) -> tuple[Exemplar, ...]:
         grid = self._store.layout(site).grid
         return tuple(exemplar_of(row, grid) for row in rows if row.ranking == ranking)
+
+    def _sampled(self, leaf: Leaf, unit: int) -> Sampled | None:
+        if leaf.samples is None:
+            return None
+        images, alike = leaf.samples
+        likes = [AlikeRow(**record) for record in alike.filter(pc.field("unit") == unit).to_pylist()]
+        return sampled_of(exemplars_of(images, unit), likes, self._store.layout(leaf.site).grid)
+
+    @property
+    def sample(self) -> tuple[tuple[str, str, str | None], ...]:
+        """The images of its sample: identity, name within the source, class. None in an older atlas.
+
+        Raises:
+            AtlasError: `sample.json` is damaged.
+        """
+        return self._store.sample()
 
     def _dream(self, address: Address, row: DreamRow) -> StoredDream:
         path = self._store.leaf_file(address.site, (address.unit or 0) // LEAF_UNITS, "pack")

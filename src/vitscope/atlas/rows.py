@@ -43,12 +43,12 @@ def unit_row(moments: SiteMoments, unit: int, *, dreams: tuple[DreamRow, ...] = 
     )
 
 
-def exemplar_rows(
-    site: SiteLayout, unit: int, found: Mapping[Ranking, Exemplars], images: Images
+def ranked_rows(
+    site: SiteLayout, unit: int, found: Mapping[str, Exemplars], images: Images
 ) -> Iterator[ExemplarRow]:
-    """The exemplars of one unit, both rankings, best first."""
-    for ranking in RANKINGS:
-        for rank, exemplar in enumerate(found[ranking].of(unit)):
+    """The images of one unit, ranking by ranking, best first."""
+    for ranking, exemplars in found.items():
+        for rank, exemplar in enumerate(exemplars.of(unit)):
             yield _exemplar_row(site, unit, ranking, rank, exemplar, images)
 
 

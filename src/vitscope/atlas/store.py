@@ -2,7 +2,8 @@
 
     atlas.json    parts/<shard>.safetensors    parts/dreams/<site>/<unit>.safetensors    leases/
     sites/<site>/0004.{units.parquet,exemplars.parquet,pack,sprite.webp,ok}    runs/<id>.json
-    images/ab/<id>.webp    dreams.json
+    sites/<site>/0004.{samples.parquet,alike.parquet,samples.ok}    sample.json    dreams.json
+    images/ab/<id>.webp
 
 A leaf without a valid `.ok` does not exist. Whatever is written is immutable: the same bytes again are a
 success, other bytes an error.
@@ -26,7 +27,7 @@ from safetensors.numpy import save as save_arrays
 
 from vitscope.atlas.commit import check_writable as check_writable
 from vitscope.atlas.commit import sweep, write
-from vitscope.atlas.leaf import PARTS, digest, ok_bytes
+from vitscope.atlas.leaf import LEAF, SAMPLED, Bundle, digest, ok_bytes
 from vitscope.atlas.manifest import FILE, Manifest, SiteLayout
 from vitscope.errors import AtlasError, BadValue, UnknownSite, suggestion
 
@@ -105,29 +106,29 @@ class Store:
     # leaves
 
     def leaf_file(self, site: str, leaf: int, part: str) -> Path:
-        """The path of one file of a leaf; `part` is one of `leaf.PARTS`, or "ok"."""
+        """The path of one file of a leaf; `part` is one of a bundle's parts, or its marker."""
         return self.root / "sites" / self._folders[self.layout(site).name] / f"{leaf:04d}.{part}"
 
-    def commit_leaf(self, site: str, leaf: int, files: Mapping[str, bytes]) -> None:
+    def commit_leaf(self, site: str, leaf: int, files: Mapping[str, bytes], *, of: Bundle = LEAF) -> None:
         """Write a leaf, its marker last. A damaged leaf of that number is replaced, a whole one never.
 
         Raises:
             AtlasError: a whole leaf with other contents is there already; the disk is full.
         """
         marker = ok_bytes(files)
-        fault = self.fault(site, leaf, read=True)
+        fault = self.fault(site, leaf, read=True, of=of)
         if fault is None:
-            if self.leaf_file(site, leaf, "ok").read_bytes() != marker:
+            if self.leaf_file(site, leaf, of.marker).read_bytes() != marker:
                 raise AtlasError(
                     f"{self.leaf_name(site, leaf)} is there already, with other contents: "
                     "leaves are immutable"
                 )
             return
         if fault != ABSENT:
-            self.leaf_file(site, leaf, "ok").unlink(missing_ok=True)
+            self.leaf_file(site, leaf, of.marker).unlink(missing_ok=True)
         for part, content in files.items():
             write(self.leaf_file(site, leaf, part), content)
-        write(self.leaf_file(site, leaf, "ok"), marker)
+        write(self.leaf_file(site, leaf, of.marker), marker)
 
     def discard_leaf(self, site: str, leaf: int) -> None:
         """Take the marker off a damaged leaf: from now on it is not built yet."""
@@ -138,19 +139,20 @@ class Store:
         units = self.layout(site).members(leaf)
         return f"{site} units {units.start} to {units.stop - 1} (leaf {leaf:04d})"
 
-    def fault(self, site: str, leaf: int, *, read: bool = False) -> str | None:
+    def fault(self, site: str, leaf: int, *, read: bool = False, of: Bundle = LEAF) -> str | None:
         """What is wrong with a leaf: None, `ABSENT`, or the damage in words.
 
         Args:
             site, leaf: which one.
             read: whether the contents are read and hashed; otherwise only the marker and the sizes are
                 looked at.
+            of: which of its files.
         """
         try:
-            facts = self._marker(site, leaf)
+            facts = self._marker(site, leaf, of)
             if facts is None:
                 return ABSENT
-            for part in PARTS:
+            for part in of.parts:
                 path = self.leaf_file(site, leaf, part)
                 if path.stat().st_size != facts[part]["size"]:
                     return f"{path.name} has {path.stat().st_size} bytes, not {facts[part]['size']}"
@@ -164,12 +166,12 @@ class Store:
             return _reason(error)
         return None
 
-    def _marker(self, site: str, leaf: int) -> dict[str, Any] | None:
-        path = self.leaf_file(site, leaf, "ok")
+    def _marker(self, site: str, leaf: int, of: Bundle) -> dict[str, Any] | None:
+        path = self.leaf_file(site, leaf, of.marker)
         try:
             facts = json.loads(path.read_bytes())
             return {
-                part: {"size": int(facts[part]["size"]), "sha256": facts[part]["sha256"]} for part in PARTS
+                part: {"size": int(facts[part]["size"]), "sha256": facts[part]["sha256"]} for part in of.parts
             }
         except FileNotFoundError:
             return None
@@ -183,10 +185,11 @@ class Store:
             AtlasError: the leaf is not built yet or damaged; the message names it.
         """
         name = self.leaf_name(site, leaf)
-        if fault := self.fault(site, leaf):
+        of = SAMPLED if part in SAMPLED.parts else LEAF
+        if fault := self.fault(site, leaf, of=of):
             raise AtlasError(f"{name} is {fault if fault == ABSENT else f'damaged: {fault}'}")
         content = self.leaf_file(site, leaf, part).read_bytes()
-        facts = self._marker(site, leaf)
+        facts = self._marker(site, leaf, of)
         if facts is None or digest(content) != facts[part]["sha256"]:
             raise AtlasError(f"{name} is damaged: {leaf:04d}.{part} has other bytes than were written")
         return content
@@ -223,6 +226,20 @@ class Store:
         except (OSError, ValueError) as error:
             raise AtlasError(f"{path.name} is damaged: delete it and run the same command again") from error
         return facts
+
+    def sample(self) -> tuple[tuple[str, str, str | None], ...]:
+        """The images of the sample: identity, path, class; none where the atlas has no sample.
+
+        Raises:
+            AtlasError: the file that tells them is damaged.
+        """
+        try:
+            facts = json.loads((self.root / "sample.json").read_bytes())
+            return tuple((image["image"], image["path"], image["label"]) for image in facts["images"])
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AtlasError(f"{self.root.name} is damaged: sample.json cannot be read: {error}") from error
 
     # thumbnails
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from vitscope.address import Address
-from vitscope.atlas.leaf import ExemplarRow, UnitRow
+from vitscope.atlas.leaf import AlikeRow, ExemplarRow, UnitRow
 from vitscope.atlas.manifest import LEAF_UNITS
 from vitscope.errors import AtlasError
 from vitscope.heat import heat_map
@@ -76,6 +76,36 @@ class Exemplar:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """A unit of the same site that is like another one.
+
+    Attributes:
+        unit: index at the site.
+        value: how alike they are, above 0 to 1.
+    """
+
+    unit: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a sample of the images says of a unit; see `vitscope.atlas.sample`.
+
+    Attributes:
+        middle: the images of the sample in which its maximum lies nearest its median over all images.
+        random: images drawn by lot, the same for all units.
+        alike: by measure the units most like it: "activation" (correlation of their means over the images of
+            the sample), "weight" (cosine of their incoming weights, where the site is the output of a linear
+            layer, as it is or after its activation function).
+    """
+
+    middle: tuple[Exemplar, ...] = ()
+    random: tuple[Exemplar, ...] = ()
+    alike: Mapping[str, tuple[Alike, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class StoredDream:
     """A dream as an atlas keeps it; `image` is a WebP."""
 
@@ -96,6 +126,8 @@ class Unit:
         statistics: count, mean, variance, minimum, maximum, share of zeros, NaN and infinite counts.
         exemplars: ranked by the largest activation over places. None for a dead or constant unit.
         by_mean: ranked by the mean over places, as Ghiasi et al. 2022 do.
+        sampled: images from its middle and random ones, units that are alike; None in an atlas that an older
+            vitscope built: the same build again adds them.
         thumbnail: from the identity of an exemplar's image to its picture, as `Atlas.thumbnail`.
     """
 
@@ -107,6 +139,7 @@ class Unit:
     by_mean: tuple[Exemplar, ...]
     dreams: tuple[StoredDream, ...]
     labels: tuple[str, ...] = ()
+    sampled: Sampled | None = None
     thumbnail: Callable[[str], bytes] | None = field(default=None, repr=False, compare=False)
 
     def describe(self) -> dict[str, Any]:
@@ -115,16 +148,17 @@ class Unit:
             "address": str(self.address),
             "status": self.status,
             "statistics": {name: _finite(value) for name, value in self.statistics.items()},
-            "exemplars": [
-                {
-                    "rank": e.rank,
-                    "image": e.image,
-                    "path": e.path,
-                    "value": _finite(e.value),
-                    "place": e.place,
-                }
-                for e in self.exemplars
-            ],
+            "exemplars": list(map(_described, self.exemplars)),
+            "sampled": None
+            if self.sampled is None
+            else {
+                "middle": list(map(_described, self.sampled.middle)),
+                "random": list(map(_described, self.sampled.random)),
+                "alike": {
+                    measure: [asdict(other) for other in others]
+                    for measure, others in self.sampled.alike.items()
+                },
+            },
             "dreams": [
                 {
                     "recipe": d.recipe,
@@ -163,12 +197,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class Leaf:
-    """256 units of one site, as read from the disk."""
+    """256 units of one site, as read from the disk; `samples` are the two tables of a sample."""
 
     site: str
     index: int
     table: pa.Table = field(repr=False)
     exemplars: pa.Table = field(repr=False)
+    samples: tuple[pa.Table, pa.Table] | None = field(default=None, repr=False)
 
     @cached_property
     def units(self) -> tuple[UnitRow, ...]:
@@ -197,11 +232,31 @@ def exemplar_of(row: ExemplarRow, grid: tuple[int, int] | None) -> Exemplar:
     )
 
 
+def sampled_of(
+    images: Iterable[ExemplarRow], alike: Iterable[AlikeRow], grid: tuple[int, int] | None
+) -> Sampled:
+    """What a sample says of a unit, from its rows."""
+    shown: dict[str, list[Exemplar]] = {"middle": [], "random": []}
+    for row in images:
+        if row.ranking in shown:
+            shown[row.ranking].append(exemplar_of(row, grid))
+    likes: dict[str, list[Alike]] = {}
+    for one in alike:
+        likes.setdefault(one.measure, []).append(Alike(one.other, one.value))
+    middle, random = (tuple(found) for found in shown.values())
+    return Sampled(middle, random, {measure: tuple(found) for measure, found in likes.items()})
+
+
 def statistics_of(row: UnitRow) -> dict[str, float | int | None]:
     """The numbers of a row, by name."""
     names = ("count", "mean", "variance", "minimum", "maximum", "zeros", "nan", "inf")
     facts = asdict(row)
     return {name: facts[name] for name in names}
+
+
+def _described(exemplar: Exemplar) -> dict[str, Any]:
+    facts = {name: getattr(exemplar, name) for name in ("rank", "image", "path", "value", "place")}
+    return {**facts, "value": _finite(exemplar.value)}
 
 
 def _finite(value: float | int | None) -> float | int | None:

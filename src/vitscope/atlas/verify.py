@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from vitscope.atlas.leaf import PARTS, UnitRow, digest, exemplar_table, unit_table
+from vitscope.atlas.leaf import PARTS, SAMPLED, UnitRow, alike_table, digest, exemplar_table, unit_table
 from vitscope.atlas.manifest import SiteLayout
 from vitscope.atlas.store import ABSENT, Store
 from vitscope.errors import AtlasError, BadValue
@@ -64,7 +64,7 @@ def verify(path: str | Path) -> Report:
     whole, damaged, missing = 0, list[str](), list[str]()
     images: dict[str, None] = {}
     for site, leaf in store.leaves():
-        found = list(_check_leaf(store, site, leaf, images))
+        found = [*_check_leaf(store, site, leaf, images), *_check_sample(store, site, leaf, images)]
         whole += not found
         name = store.leaf_name(site.name, leaf)
         missing += [f"{name} is {ABSENT}" for fault in found if fault == ABSENT]
@@ -99,6 +99,25 @@ def _check_leaf(store: Store, site: SiteLayout, leaf: int, images: dict[str, Non
     yield from _check_dreams(site, rows, content["pack"])
     if reason := picture_fault(content["sprite.webp"]):
         yield f"sprite.webp {reason}"
+
+
+def _check_sample(store: Store, site: SiteLayout, leaf: int, images: dict[str, None]) -> Iterator[str]:
+    """Every fault of what a sample says of a leaf. That an older atlas has none is no fault."""
+    fault = store.fault(site.name, leaf, read=True, of=SAMPLED)
+    if fault == ABSENT:
+        return
+    if fault is not None:
+        yield fault
+        return
+    try:
+        exemplars = exemplar_table(store.read_leaf(site.name, leaf, "samples.parquet"))
+        alike = alike_table(store.read_leaf(site.name, leaf, "alike.parquet"))
+    except AtlasError as error:
+        yield str(error)
+        return
+    yield from _check_exemplars(site, [], exemplars, images)
+    foreign = [unit for unit in alike["other"].to_pylist() if not 0 <= unit < site.units]
+    yield from (f"unit {unit} is no unit of {site.name}, yet told to be like one" for unit in foreign[:1])
 
 
 def _check_units(site: SiteLayout, leaf: int, rows: list[UnitRow]) -> Iterator[str]:

@@ -1,19 +1,20 @@
-"""The stages of a build: scan, merge, thumbnails, leaves, dreams. Each goes on where it stopped."""
+"""The stages of a build: scan, merge, sample, thumbnails, leaves, dreams. Each goes on where it stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from vitscope.address import Address
 from vitscope.atlas.commit import claimed
 from vitscope.atlas.compare import NaturalImages
-from vitscope.atlas.leaf import ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes
+from vitscope.atlas.leaf import SAMPLED, ExemplarRow, UnitRow, exemplar_table, sprite, table_bytes
 from vitscope.atlas.manifest import SiteLayout
-from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, exemplar_rows, pack, unit_row
+from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, pack, ranked_rows, unit_row
+from vitscope.atlas.sample import Sample, sample_meters, sample_of, sample_source
 from vitscope.atlas.store import ABSENT, Store, read_arrays
 from vitscope.atlas.tasks import DreamGroup, DreamTask, ScanTask, ShardName
 from vitscope.atlas.thumbnails import make_thumbnails
@@ -25,12 +26,13 @@ from vitscope.engine.engine import Engine
 from vitscope.errors import AtlasError, SourceError
 from vitscope.lean import Forms
 from vitscope.meters.meter import Meter
+from vitscope.meters.topk import Exemplars
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import Part, check_skipped, merge_parts
 
 OnProgress = Callable[[str, int, int], None]
-"""Told the stage ("scanning", "thumbnails", "leaves", "dreams"), how many pieces are done, and of how
-many."""
+"""Told the stage ("scanning", "sampling", "thumbnails", "leaves", "dreams"), how many pieces are done, and of
+how many."""
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Work:
         self.shards = self.source.shards(self.store.manifest.shard_size)
         self.not_shown: list[Skipped] = []
         self.dreams = 0
+        self.sampled: dict[str, str] = {}
         self.unfinished: list[tuple[SiteLayout, int]] = []
         for site, leaf in self.store.leaves():
             # Read and hashed once; from here on a look at the sizes will do.
@@ -71,6 +74,7 @@ class Work:
                 f"{self.source.name} has no image that could be read: {len(self.part.skipped)} skipped"
             )
         check_skipped(self.part, total=len(self.source), max_skip=max_skip)
+        self.commit_samples()
         self.make_thumbnails()
         self.commit_leaves()
         self.make_dreams()
@@ -101,15 +105,15 @@ class Work:
     @cached_property
     def part(self) -> Part:
         """All shards, merged in their order, so that sums round the same way every time."""
-        return merge_parts(map(self._read_part, self.shards))
+        return merge_parts(self._read_part(shard, self.meters) for shard in self.shards)
 
-    def _read_part(self, shard: Shard) -> Part:
+    def _read_part(self, shard: Shard, meters: Sequence[Meter]) -> Part:
         found = read_arrays(self.store.part_file(shard.id))
         if found is None:
             raise AtlasError(
                 f"the part of shard {shard.id} is damaged: run the same command again to scan it again"
             )
-        return Part.from_arrays(found[0], found[1], sites=self.model.sites, meters=self.meters)
+        return Part.from_arrays(found[0], found[1], sites=self.model.sites, meters=meters)
 
     @cached_property
     def found(self) -> dict[str, Any]:
@@ -124,21 +128,52 @@ class Work:
             found.setdefault(image.id, (image.path, _class_name(image.label, self.source.classes)))
         return found
 
+    # sample
+
+    def commit_samples(self) -> None:
+        """Show the model a sample of the images once more, and write what that says of every leaf."""
+        fault = partial(self.store.fault, read=True, of=SAMPLED)
+        todo = [(site, leaf) for site, leaf in self.store.leaves() if fault(site.name, leaf)]
+        facts = self.store.agreed("sample.json", self._drawn)
+        self.sampled = {image["image"]: image["path"] for image in facts["images"]}
+        if not todo:
+            return
+        source, shard = sample_source(self.source, facts)
+        meters = sample_meters(self.found["moments"], k=self.store.manifest.k)
+        name, total = ShardName(shard, shard.id), len(shard)
+        if read_arrays(self.store.part_file(shard.id)) is None:
+            self.store.part_file(shard.id).unlink(missing_ok=True)
+            self.on_progress("sampling", 0, total)
+            task = ScanTask(self.model, source, self.store, meters, self.batch_size)
+            for _ in self.shared(task, [name], lambda work: self.store.part_file(work.shard.id).exists()):
+                self.on_progress("sampling", total, total)
+        part = self._read_part(shard, meters)
+        found = {name: state.result() for name, state in part.states.items()}
+        sample = Sample(self.model, self.found["moments"], found, self.images)
+        for site, leaf in todo:
+            self.store.commit_leaf(site.name, leaf, sample.files(site, leaf), of=SAMPLED)
+
+    def _drawn(self) -> dict[str, Any]:
+        chosen = [(image, *self.images[image]) for image in sample_of(self.images)]
+        return {"images": [{"image": image, "path": path, "label": label} for image, path, label in chosen]}
+
     # leaves
 
     def rows(self, site: SiteLayout, leaf: int) -> list[ExemplarRow]:
         """The exemplars of a leaf, from the meters."""
-        found = {ranking: self.found[f"topk_{ranking}"][site.name] for ranking in RANKINGS}
+        found: dict[str, Exemplars] = {
+            ranking: self.found[f"topk_{ranking}"][site.name] for ranking in RANKINGS
+        }
         return [
             row
             for unit in site.members(leaf)
             if self.found["moments"][site.name].status[unit] in SHOWN
-            for row in exemplar_rows(site, unit, found, self.images)
+            for row in ranked_rows(site, unit, found, self.images)
         ]
 
     def make_thumbnails(self) -> None:
-        """Make the thumbnails of all exemplars, once per image."""
-        wanted: dict[str, str] = {}
+        """Make the thumbnails of all exemplars and of the sample, once per image."""
+        wanted: dict[str, str] = dict(self.sampled)
         for site, leaf in self.store.leaves():
             if (site, leaf) in self.unfinished:
                 wanted.update((row.image, row.path) for row in self.rows(site, leaf))

@@ -23,11 +23,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from vitscope.errors import BadValue, MissingPath
 from vitscope.models.vision_model import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -113,6 +115,22 @@ def decode(content: bytes, *, megapixels: float = MEGAPIXELS, accept_truncated: 
             raise
     completed = content + b"\xff\xd9"  # an end-of-image mark: libjpeg fills in the rest
     return _decode(completed, megapixels, ("truncated",))
+
+
+def decode_file(path: Path) -> tuple[Decoded, bytes]:
+    """A file decoded, and its bytes.
+
+    Raises:
+        MissingPath: there is no such file.
+        BadValue: it is no image that can be read; the message says why.
+    """
+    if not path.is_file():
+        raise MissingPath(f"no such file: {path}")
+    content = path.read_bytes()
+    try:
+        return decode(content), content
+    except Unreadable as error:
+        raise BadValue(f"cannot read {path} as an image: {error}") from error
 
 
 def _decode(content: bytes, megapixels: float, notes: tuple[str, ...]) -> Decoded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -219,6 +219,39 @@ class Chosen(Derived):
         if path not in self._known:
             return Skipped(path, "missing", f"not in {self.name}")
         return self._source.find(path)
+
+
+class Named(Derived):
+    """Some entries of a source by their names, in the order of these; one that changed since is skipped.
+
+    Args:
+        source: the source.
+        named: the identity that the entry of each path has.
+        told: the choice in words.
+    """
+
+    def __init__(self, source: ImageSource, named: Mapping[str, str], *, told: str) -> None:
+        super().__init__(source, [told])
+        self._named = named
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The name of every entry, in order."""
+        return tuple(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def read(self, shard: Shard) -> Iterator[RawImage | Skipped]:
+        """The entries of a shard, in order."""
+        return map(self.find, self.paths[shard.start : shard.stop])
+
+    def find(self, path: str) -> RawImage | Skipped:
+        """One entry by its path."""
+        entry = self._source.find(path)
+        if isinstance(entry, RawImage) and entry.id != self._named[path]:
+            return Skipped(path, "changed", "other bytes than when it was scanned")
+        return entry
 
 
 def check_order(interventions: Sequence[object]) -> None:

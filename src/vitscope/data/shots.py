@@ -33,29 +33,49 @@ class Shots:
     most: int
 
 
-def few_shots(source: ImageSource, *, shots: int, test: float, held_out: float, seed: int = 0) -> Shots:
-    """Draw them. Every file is read once for its label.
+def few_shots(
+    source: ImageSource, *, shots: int, test: float, held_out: float, draws: int = 1, seed: int = 0
+) -> tuple[Shots, ...]:
+    """Draw them, once or several times. Every file is read once for its label.
 
     Images of a class are put in an order that depends on the seed and each image's bytes only. The first
-    of it are tested on. A picture that comes again is taken once.
+    of it are tested on. A picture that comes again is taken once. Draws know nothing of one another: an
+    image that one learns from may be what another is tested on. Draw d of seed s has the seed s * draws + d,
+    so that another seed has other draws throughout.
 
     Args:
         source: labelled images.
         shots: images of each class to learn from; all but those for testing where 0.
         test: the share of each class's images that is for testing: at least one, and never all.
         held_out: the share of each class's shots that goes to `tune`: at least one of two or more.
-        seed: of the draw.
+        draws: how many.
+        seed: of the draws.
 
     Raises:
         BadValue: a number outside its range, fewer than two classes with two different images, or no image
             left for `tune`.
     """
-    if shots < 0 or not 0 < test < 1 or not 0 < held_out < 1:
+    if shots < 0 or not 0 < test < 1 or not 0 < held_out < 1 or draws < 1:
         raise BadValue(
-            "shots is at least 0, and test and held_out lie between 0 and 1, "
-            f"not {shots}, {test} and {held_out}"
+            "shots is at least 0, test and held_out lie between 0 and 1, and draws is at least 1, "
+            f"not {shots}, {test}, {held_out} and {draws}"
         )
     known = _by_class(source)
+    return tuple(
+        _drawn(source, known, shots=shots, test=test, held_out=held_out, seed=seed * draws + draw)
+        for draw in range(draws)
+    )
+
+
+def _drawn(
+    source: ImageSource,
+    known: Mapping[int, Mapping[str, int]],
+    *,
+    shots: int,
+    test: float,
+    held_out: float,
+    seed: int,
+) -> Shots:
     parts: dict[str, list[int]] = {"fit": [], "tune": [], "test": []}
     taken: list[int] = []
     counts: list[int] = []

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vitscope.data.decode import Unreadable, decode, view
-from vitscope.errors import BadValue, MissingPath
+from vitscope.data.decode import decode_file, view
+from vitscope.errors import BadValue
 from vitscope.models.vision_model import Preprocessing
 
 
@@ -88,17 +88,8 @@ def _fitted(
 
 def _of_levels(image: Any) -> Float[Tensor, "rgb row column"]:
     if isinstance(image, (str, Path)):
-        image = _decoded(Path(image))
+        image = decode_file(Path(image))[0].image
     if not isinstance(image, Image.Image):
         raise BadValue(f"an image is a file, a Pillow image or a tensor, not {type(image).__name__}")
     levels = np.array(image.convert("RGB"))
     return torch.from_numpy(rearrange(levels, "row column rgb -> rgb row column").copy()).float() / 255
-
-
-def _decoded(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise MissingPath(f"no such file: {path}")
-    try:
-        return decode(path.read_bytes()).image
-    except Unreadable as error:
-        raise BadValue(f"cannot read {path} as an image: {error}") from error

@@ -13,9 +13,9 @@ from PIL import Image
 from vitscope.arrays import Pixels
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.thumbnails import finer
-from vitscope.data.decode import Decoded, Unreadable, decode, view
+from vitscope.data.decode import Decoded, decode_file, view
 from vitscope.data.source import image_id
-from vitscope.errors import AtlasError, BadValue, MissingPath, Unsuited
+from vitscope.errors import AtlasError, BadValue, Unsuited
 from vitscope.flow import rolling_sites
 from vitscope.front import callable_as
 from vitscope.look.glance import Groups, glanced, grids, groups, guesses, heads, reaches
@@ -111,13 +111,8 @@ def opened(image: str | Path | Image.Image) -> tuple[Decoded, str, str | None]:
     if isinstance(image, Image.Image):
         return Decoded(image.convert("RGB")), "image", None
     path = Path(image)
-    if not path.is_file():
-        raise MissingPath(f"no such file: {path}")
-    content = path.read_bytes()
-    try:
-        return decode(content), path.name, image_id(content)
-    except Unreadable as error:
-        raise BadValue(f"cannot read {path} as an image: {error}") from error
+    decoded, content = decode_file(path)
+    return decoded, path.name, image_id(content)
 
 
 def _pixels(decoded: Decoded, preprocessing: Preprocessing) -> Pixels:

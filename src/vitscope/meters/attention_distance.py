@@ -27,6 +27,8 @@ STATISTICS = ("distance", "entropy", "prefix_mass")
 """Of every head, in this order in a state."""
 Size = tuple[int, int]
 """Rows and columns of the image, in pixels."""
+MASKED = 1e-30
+"""Weights below are those of masks: Swin adds -100 to the scores of places from the image's other end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class HeadDistances:
         distance_error: standard error of the mean over images; NaN of fewer than two.
         entropy: of the renormalised rows, in bits: 2 to this power is how many keys a patch attends to.
         prefix_mass: the share of a patch's attention that goes to prefix tokens, 0 to 1.
-        uniform: the distance if all keys on the image had the same weight, in pixels.
+        uniform: the distance if all keys on the image had the same weight, in pixels; in windows, without
+            keys that no image's queries attend to, which are masked.
         images: how many images have a distance, of every head.
     """
 
@@ -93,18 +96,28 @@ class AttentionDistance:
         state = self.start(sites)
         for site in sites:
             state.sums[site.name] = arrays[f"{site.name}/sums"].copy()
+            if site.name in state.reached:
+                state.reached[site.name] = arrays[f"{site.name}/reached"]
             size = tuple(arrays[f"{site.name}/size"].tolist())
             state.sizes |= {site.name: size} if any(size) else {}
         return state
 
 
 class AttentionDistanceState:
-    """Of every site: the number of images, their sum and their sum of squares, by statistic and head."""
+    """Of every site: the number of images, their sum and their sum of squares, by statistic and head.
+
+    Of windows also which keys any head attends to in any image.
+    """
 
     def __init__(self, meter: AttentionDistance, sites: Sequence[Site]) -> None:
         self.meter = meter
         self.sizes: dict[str, Size] = {}
         self.sums = {site.name: np.zeros((3, len(STATISTICS), site.heads)) for site in sites}
+        self.reached: dict[str, Bool[Array, "patch key"]] = {
+            site.name: np.zeros((site.places - site.prefix_tokens, site.keys.count), bool)
+            for site in sites
+            if site.keys and site.keys.table is not None
+        }
         self._sites = {site.name: site for site in sites}
         self._away: dict[str, Tensor] = {}
 
@@ -120,12 +133,11 @@ class AttentionDistanceState:
             raise BadValue(f"distances are in pixels of images of {size}, and these are {(rows, columns)}")
         if name not in self._away:
             self._away[name] = distances(reading.site, size).to(reading.activations)
-        found = statistics(
-            reading.site,
-            reading.activations.detach(),
-            away=self._away[name],
-            renormalised=self.meter.renormalised,
-        )
+        weights = reading.activations.detach()
+        found = statistics(reading.site, weights, away=self._away[name], renormalised=self.meter.renormalised)
+        if name in self.reached:
+            most = by_head(reading.site, weights)[:, :, reading.site.prefix_tokens :].amax((0, 1))
+            self.reached[name] = self.reached[name] | (most >= MASKED).cpu().numpy()
         finite = np.isfinite(found)
         known = np.where(finite, found, 0.0)
         self.sums[name] += np.stack([finite, known, known**2]).sum(axis=1)
@@ -142,11 +154,12 @@ class AttentionDistanceState:
         both = AttentionDistanceState(self.meter, list(self._sites.values()))
         both.sizes = {**self.sizes, **other.sizes}
         both.sums = {name: own + other.sums[name] for name, own in self.sums.items()}
+        both.reached = {name: own | other.reached[name] for name, own in self.reached.items()}
         return both
 
     def arrays(self) -> Arrays:
-        """Sums, and the size of the images (0 x 0 where none was seen), as "<site>/<what>"."""
-        found: Arrays = {}
+        """Sums, keys reached, and the size of the images (0 x 0 where none was seen), as "<site>/<what>"."""
+        found: Arrays = {f"{name}/reached": keys for name, keys in self.reached.items()}
         for name, sums in self.sums.items():
             found |= {f"{name}/sums": sums, f"{name}/size": np.array(self.sizes.get(name, (0, 0)))}
         return found
@@ -162,11 +175,12 @@ class AttentionDistanceState:
             spread = np.maximum(squares - count * mean**2, 0) / (count - 1)
             error = np.where(count > 1, np.sqrt(spread / count), np.nan)
         named = dict(zip(STATISTICS, mean, strict=True))
+        size, reached = self.sizes.get(site.name), self.reached.get(site.name)
         return HeadDistances(
             site.name,
             **named,
             distance_error=error[0],
-            uniform=uniform_distance(site, self.sizes[site.name]) if site.name in self.sizes else np.nan,
+            uniform=uniform_distance(site, size, reached=reached) if size else np.nan,
             images=count[0].astype(np.int64),
         )
 
@@ -179,19 +193,30 @@ def statistics(
     A row without any weight on the image has neither distance nor entropy.
     """
     rows = by_head(site, weights)[:, :, site.prefix_tokens :]
-    on_image = away >= 0
-    own = rows if bool(on_image.all()) else torch.where(on_image, rows, 0)
+    own, to_prefix, away = _parted(site, rows, away)
     mass = own.sum(-1)
-    reach = (own * away.clamp(min=0)).sum(-1)
-    bits = torch.special.entr(own).sum(-1) / mass + mass.log()
-    prefix = rows.new_zeros(()) if site.keys is None else site.keys.prefix.to(rows.device)
-    prefix = prefix[site.prefix_tokens :] if prefix.ndim == 2 else prefix
-    to_prefix = (rows * prefix).sum(-1) if bool(prefix.any()) else torch.zeros_like(mass)
+    reach = (own * away).sum(-1)
+    least = torch.finfo(own.dtype).tiny  # so that 0 log 0 is 0; `torch.special.entr` takes twice as long
+    nats = mass.log() - own.clamp(min=least).log_().mul_(own).sum(-1) / mass
     distance = reach / mass if renormalised else reach
-    return np.stack(
-        [_over_rows(one) for one in (distance, bits / np.log(2), to_prefix)],
-        axis=1,
-    )
+    return np.stack([_over_rows(one) for one in (distance, nats / np.log(2), to_prefix)], axis=1)
+
+
+def _parted(
+    site: Site, rows: Float[Tensor, "image head patch key"], away: Float[Tensor, "patch key"]
+) -> tuple[
+    Float[Tensor, "image head patch cell"], Float[Tensor, "image head patch"], Float[Tensor, "patch cell"]
+]:
+    """Weights on the image, the sum of those on prefix tokens, and how far away the former look.
+
+    Where the keys of all queries are the same, which is common, nothing is copied.
+    """
+    if site.keys is None or site.keys.table is None:
+        first = site.keys.prefix_tokens if site.keys else 0
+        return rows[..., first:], rows[..., :first].sum(-1), away[:, first:]
+    prefix = site.keys.prefix[site.prefix_tokens :].to(rows.device)
+    on_prefix = (rows * prefix).sum(-1) if bool(prefix.any()) else rows.new_zeros(rows.shape[:-1])
+    return torch.where(away >= 0, rows, 0), on_prefix, away.clamp(min=0)
 
 
 def _over_rows(values: Float[Tensor, "image head patch"]) -> Float64[Array, "image head"]:
@@ -226,10 +251,18 @@ def distances(site: Site, size: Size) -> Float[Tensor, "patch key"]:
     return torch.where(table >= 0, away.gather(1, table.clamp(min=0)), -1.0)
 
 
-def uniform_distance(site: Site, size: Size) -> float:
-    """The mean attention distance of a head that gives all keys on the image the same weight, in pixels."""
+def uniform_distance(site: Site, size: Size, *, reached: Bool[Array, "patch key"] | None = None) -> float:
+    """The mean attention distance of a head that gives all keys on the image the same weight, in pixels.
+
+    Args:
+        site: of attention weights.
+        size: rows and columns of the image.
+        reached: the keys that count; None for all.
+    """
     away = distances(site, size)
     known: Bool[Tensor, "patch key"] = away >= 0
+    if reached is not None:
+        known &= torch.from_numpy(reached)
     rows = torch.where(known, away, 0.0).sum(-1) / known.sum(-1)
     return float(rows[known.any(-1)].mean())
 

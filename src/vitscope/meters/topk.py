@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from einops import rearrange
@@ -91,6 +92,25 @@ def place_name(site: Site, place: int) -> str:
     return f"{row},{column}"
 
 
+@runtime_checkable
+class Ranked(Protocol):
+    """What decides which images of a unit are kept."""
+
+    @property
+    def k(self) -> int:
+        """How many images a unit."""
+        ...
+
+    @property
+    def prefix_included(self) -> bool:
+        """Whether prefix tokens count among the places."""
+        ...
+
+    def scores(self, reading: Reading) -> Float32[Array, "image unit"]:
+        """What images are ranked by: the largest are kept. What is not finite takes no part."""
+        ...
+
+
 @dataclass(frozen=True)
 class TopK:
     """The k images with the largest values of each unit, ranked by the maximum or by the mean over places.
@@ -140,17 +160,21 @@ class TopK:
 
     def load(self, sites: Sequence[Site], arrays: Mapping[str, Array]) -> TopKState:
         """The state that `TopKState.arrays` described."""
-        state = self.start(sites)
-        for name in state.sites:
-            if f"{name}/value" in arrays:
-                state.boards[name] = Board.load({what: arrays[f"{name}/{what}"] for what in ARRAYS})
-        return state
+        return loaded(self.start(sites), arrays)
+
+    def scores(self, reading: Reading) -> Float32[Array, "image unit"]:
+        """The maximum or the mean over places."""
+        found = reading.reduced(prefix_included=self.prefix_included)
+        return found.high if self.rank == "maximum" else found.mean.astype(np.float32)
+
+
+Own = TypeVar("Own", bound="TopKState")
 
 
 class TopKState:
     """The best so far, per site. Its size does not depend on how many images it has seen."""
 
-    def __init__(self, meter: TopK, sites: Mapping[str, Site], boards: dict[str, Board]) -> None:
+    def __init__(self, meter: Ranked, sites: Mapping[str, Site], boards: dict[str, Board]) -> None:
         self.meter, self.sites, self.boards = meter, sites, boards
 
     def read(self, reading: Reading) -> None:
@@ -160,7 +184,7 @@ class TopKState:
         if board is None:
             grid = reading.activations.shape[1] - reading.prefix
             board = self.boards[reading.site.name] = Board.empty(reading.units, k=self.meter.k, cells=grid)
-        scores = found.high if self.meter.rank == "maximum" else found.mean.astype(np.float32)
+        scores = self.meter.scores(reading)
         first = 0 if self.meter.prefix_included else reading.prefix
         np.minimum(board.lowest, found.low.min(axis=0), out=board.lowest)
         np.maximum(board.highest, found.high.max(axis=0), out=board.highest)
@@ -182,9 +206,9 @@ class TopKState:
             board.map[unit, slot] = quantised(rows, low, high)
             board.low[unit, slot], board.high[unit, slot] = low, high
 
-    def merge(self, other: TopKState) -> TopKState:
+    def merge(self: Own, other: Own) -> Own:
         """The best of what both have seen; seeing the same twice changes nothing."""
-        return TopKState(self.meter, self.sites, together(self.boards, other.boards))
+        return type(self)(self.meter, self.sites, together(self.boards, other.boards))
 
     def arrays(self) -> Arrays:
         """Everything, as "<site>/<what>", best first: equal states have equal arrays."""
@@ -193,6 +217,14 @@ class TopKState:
     def result(self) -> dict[str, Exemplars]:
         """The exemplars, by site."""
         return {name: _finished(self.sites[name], board) for name, board in self.boards.items()}
+
+
+def loaded(state: Own, arrays: Mapping[str, Array]) -> Own:
+    """A fresh state, filled with what its `arrays` described."""
+    for name in state.sites:
+        if f"{name}/value" in arrays:
+            state.boards[name] = Board.load({what: arrays[f"{name}/{what}"] for what in ARRAYS})
+    return state
 
 
 def _finished(site: Site, board: Board) -> Exemplars:

@@ -1,7 +1,7 @@
 """What can a linear classifier read off every block? Few-shot probes by depth and token (Raghu et al. 2021).
 
-Rows, one for each site and reading; arrays `top1` and `strength` [site][cls, patches, all, first, token],
-`token_top1` [site][row][column] and `sites`.
+Rows, one for each site and reading; arrays `top1`, `top1_sd` and `strength` [site][cls, patches, all, first,
+token], `token_top1` and `token_top1_sd` [site][row][column], and `sites`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vitscope.errors import BadValue
 from vitscope.meters.meter import matching
 from vitscope.parts import BATCH_SIZE
 from vitscope.studies.depth import column
-from vitscope.studies.probed import Probed, probed, probes_of
+from vitscope.studies.probed import Several, probed, probes_of
 from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.scanner import scanner
 from vitscope.studies.study import NEEDS, Findings, Models, OnProgress, Study
@@ -56,6 +56,7 @@ def run(
     weakest: int = -10,
     strongest: int = 20,
     tokens: int = 4,
+    draws: int = 3,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     on_progress: OnProgress | None = None,
@@ -73,7 +74,8 @@ def run(
             were compared on training images; the range is our choice).
         tokens: rows and columns of single places with a probe each, evenly spread over the grid; all of them
             where it has no more, none for 0.
-        seed: of the draw of images.
+        draws: how often images are drawn anew, 3 as in big_vision's `fewshot_lsr.py`; numbers are means.
+        seed: of the draws of images.
         batch_size: images a forward pass.
         on_progress: told the model and what for, how many images are done, and of how many.
 
@@ -88,64 +90,72 @@ def run(
             "probe needs a pattern of sites, tokens of at least 0, and weakest not above strongest, not "
             f"{len(sites)} patterns, {tokens}, {weakest} and {strongest}"
         )
-    parts = few_shots(source, shots=shots, test=test, held_out=held_out, seed=seed)
+    parts = few_shots(source, shots=shots, test=test, held_out=held_out, draws=draws, seed=seed)
     strengths = tuple(2.0**power for power in range(weakest, strongest + 1))
-    chance = {"chance": 100 / len(parts.classes)}
+    chance = {"chance": 100 / len(parts[0].classes)}
     table: list[Row] = []
     arrays: dict[str, dict[str, Array]] = {}
-    seen: dict[str, Probed] = {}
+    seen: dict[str, Several] = {}
     for name, model in models.items():
-        scanned = scanner(name, model, batch_size=batch_size, on_progress=on_progress)
         readouts = probes_of(matching(model.sites, sites), tokens)
-        seen[name] = probed(scanned, parts, readouts, strengths=strengths)
+        found = []
+        for draw, part in enumerate(parts, start=1):
+            told = f"{name}, draw {draw} of {draws}" if draws > 1 else name
+            scanned = scanner(told, model, batch_size=batch_size, on_progress=on_progress)
+            found.append(probed(scanned, part, readouts, strengths=strengths))
+        seen[name] = Several(tuple(found))
         rows = list(_rows(seen[name]))
         table += [{"model": name, **row, **chance} for row in rows]
         for array, values in _arrays(seen[name], rows).items():
             arrays.setdefault(array, {})[name] = values
-    scans = next(iter(seen.values())).scans
+    scans = [each for draw in next(iter(seen.values())).draws for each in draw.scans]
     return Findings(
         table,
         arrays,
-        images=sum(len(each.images) for each in scans),
-        skipped=[entry for each in scans for entry in each.skipped],
+        images=len({image.id for each in scans for image in each.images}),
+        skipped=list(dict.fromkeys(entry for each in scans for entry in each.skipped)),
         notes=_notes(parts, seen),
     )
 
 
-def _rows(found: Probed) -> Iterator[Row]:
+def _rows(found: Several) -> Iterator[Row]:
     for index, site in enumerate(found.sites):
         start = {"site": site, "depth": (index + 1) / len(found.sites)}
-        images = {"images": found.shares[found.readings(site)[0]].images}
+        images = {"images": found.draws[0].shares[found.readings(site)[0]].images}
         for readout in found.readings(site):
-            share = found.shares[readout].share().row("top1")
-            strength = found.strengths[readout]
-            yield {**start, "reading": readout.tokens, **share, "strength": strength, **images}
-        cells = list(found.cells(site).values())
-        if cells:
-            nothing = dict.fromkeys(("top1_low", "top1_high", "strength"))
-            yield {**start, "reading": TOKEN, "top1": float(np.mean(cells)), **nothing, **images}
+            yield {**start, "reading": readout.tokens, **found.row(readout), **images}
+        if places := found.places(site):
+            yield {**start, "reading": TOKEN, **places, **images}
 
 
-def _arrays(found: Probed, rows: Sequence[Row]) -> dict[str, Array]:
+def _arrays(found: Several, rows: Sequence[Row]) -> dict[str, Array]:
     sites, readings = found.sites, list(LABELS)
-    values = np.full((2, len(sites), len(readings)), np.nan)
-    for row, top1, strength in zip(rows, column(rows, "top1"), column(rows, "strength"), strict=True):
-        values[:, sites.index(row["site"]), readings.index(row["reading"])] = top1, strength
+    arrays: dict[str, Array] = {"sites": np.array(sites)}
+    for name in ("top1", "top1_sd", "strength"):
+        arrays[name] = np.full((len(sites), len(readings)), np.nan)
+        for row, value in zip(rows, column(rows, name), strict=True):
+            arrays[name][sites.index(row["site"]), readings.index(row["reading"])] = value
     maps = found.maps()
-    arrays: dict[str, Array] = {"sites": np.array(sites), "top1": values[0], "strength": values[1]}
-    return {**arrays, "token_top1": maps} if maps.size else arrays
+    if maps.size:
+        several = len(maps) > 1
+        arrays["token_top1"] = maps.mean(axis=0)
+        arrays["token_top1_sd"] = maps.std(axis=0, ddof=1) if several else np.full_like(maps[0], np.nan)
+    return arrays
 
 
-def _notes(parts: Shots, seen: Mapping[str, Probed]) -> list[str]:
-    count, tuned = len(parts.classes), len(parts.tune)
+def _notes(parts: Sequence[Shots], seen: Mapping[str, Several]) -> list[str]:
+    first, draws = parts[0], len(parts)
+    count, tuned = len(first.classes), len(first.tune)
     notes = [
-        f"{count} classes, {len(parts.fit) + tuned} images to learn from, {tuned} of which were held out "
-        f"while strengths were compared, {len(parts.test)} others to test on; chance is {100 / count:.1f} %"
+        f"{count} classes, {len(first.fit) + tuned} images to learn from, {tuned} of which were held out "
+        f"while strengths were compared, {len(first.test)} others to test on; chance is {100 / count:.1f} %"
     ]
-    if parts.left_out:
-        notes.append(f"{parts.left_out} classes are left out: they have no two different images")
-    if parts.fewest < parts.most:
-        notes.append(f"classes have {parts.fewest} to {parts.most} images to learn from")
+    if draws > 1:
+        notes.append(f"means over {draws} such draws, top1_sd is their standard deviation")
+    if first.left_out:
+        notes.append(f"{first.left_out} classes are left out: they have no two different images")
+    if first.fewest < first.most:
+        notes.append(f"classes have {first.fewest} to {first.most} images to learn from")
     return notes + [
         f"{name}: not all activations of {site} are finite; such images teach nothing and are never right"
         for name, found in seen.items()
@@ -195,11 +205,15 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def _line(result: Result, model: str, reading: str) -> Line:
-    """Top-1 along depth; named after the model."""
+    """Top-1 along depth, with a deviation of draws to each side, of one draw its interval."""
     from vitscope.plots import Line
 
     rows = result.rows(model=model, reading=reading)
-    return Line(model, *(column(rows, name) for name in ("depth", "top1", "top1_low", "top1_high")))
+    depth, top1, spread, low, high = (
+        column(rows, name) for name in ("depth", "top1", "top1_sd", "top1_low", "top1_high")
+    )
+    several = np.isfinite(spread).all()
+    return Line(model, depth, top1, *((top1 - spread, top1 + spread) if several else (low, high)))
 
 
 def _maps(result: Result) -> dict[str, Array]:
@@ -229,7 +243,8 @@ PROBE = Study(
     name="probe",
     question="What can a linear classifier read off every block, and off which tokens?",
     method=(
-        "A few images of every class are drawn to learn from, and others to test on. Of every site and "
+        "A few images of every class are drawn to learn from, and others to test on, several times. Of every "
+        "site and "
         "reading, ridge regression on +1 and -1 for each class is solved in closed form; its strength is "
         "chosen on a part of the first images, and the probe is fitted again to all of them."
     ),
@@ -237,8 +252,9 @@ PROBE = Study(
     run=run,
     draw=draw,
     caveats=(
-        "Intervals are over the images tested on; another draw of so few shots gives other probes as well. "
-        "Run again with another seed to see by how much.",
+        "Intervals are over the images tested on, and means over draws. top1_sd and the bands of figures are "
+        "over draws of images to learn from and to test on; where classes are small these share most of "
+        "their images, and then the deviation is too low.",
         "A probe tells what a linear classifier can find, not what the model uses; where a site has more "
         "units there is more to find.",
         "Published numbers are of 10 images of each of the 1,000 classes of ImageNet, and of models trained "

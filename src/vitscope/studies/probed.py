@@ -1,10 +1,14 @@
-"""One model's few-shot probes: fitted, their strengths chosen, and tested, each on images of its own."""
+"""One model's few-shot probes: fitted, their strengths chosen, and tested, each on images of its own.
+
+Once for every draw of images, and what the draws say together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median_low
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -15,7 +19,7 @@ from vitscope.meters.readout_accuracy import ReadoutAccuracy, ReadoutShares
 from vitscope.meters.readouts import Readout, readings_of
 from vitscope.models.vision_model import Site
 from vitscope.parts import Scanned
-from vitscope.studies.result import Array
+from vitscope.studies.result import Array, Row
 from vitscope.studies.scanner import Scanner
 
 
@@ -55,6 +59,60 @@ class Probed:
         rows, columns = (sorted({cell[axis] for of in cells for cell in of}) for axis in (0, 1))
         values = [[[of.get((row, column), np.nan) for column in columns] for row in rows] for of in cells]
         return np.array(values, np.float64).reshape(len(cells), len(rows), len(columns))
+
+
+@dataclass(frozen=True)
+class Several:
+    """What several draws of images found for one model: means, and how far draws lie apart.
+
+    Attributes:
+        draws: at least one, of the same readouts.
+    """
+
+    draws: tuple[Probed, ...]
+
+    @property
+    def sites(self) -> list[str]:
+        """Their names, in forward order."""
+        return self.draws[0].sites
+
+    @property
+    def broken(self) -> list[str]:
+        """Sites with activations that are not finite, in any draw."""
+        return list(dict.fromkeys(site for draw in self.draws for site in draw.broken))
+
+    def readings(self, site: str) -> list[Readout]:
+        """The readouts of a site that are no single places."""
+        return self.draws[0].readings(site)
+
+    def row(self, readout: Readout) -> Row:
+        """Columns of one readout: top-1, the mean over draws of its intervals, and the middle strength."""
+        shares = [draw.shares[readout].share() for draw in self.draws]
+        low, high = np.mean([share.interval for share in shares], axis=0)
+        return {
+            **over_draws([share.value for share in shares]),
+            "top1_low": float(low),
+            "top1_high": float(high),
+            "strength": median_low(draw.strengths[readout] for draw in self.draws),
+        }
+
+    def places(self, site: str) -> Row:
+        """Columns of the single places of a site: the mean over them; nothing where it has none."""
+        cells = [list(draw.cells(site).values()) for draw in self.draws]
+        if not cells[0]:
+            return {}
+        nothing = dict.fromkeys(("top1_low", "top1_high", "strength"))
+        return {**over_draws([float(np.mean(own)) for own in cells]), **nothing}
+
+    def maps(self) -> Float64[Array, "draw site row column"]:
+        """Accuracy at single places, of every draw and site; NaN where a site has none."""
+        return np.stack([draw.maps() for draw in self.draws])
+
+
+def over_draws(values: Sequence[float]) -> Row:
+    """Mean and standard deviation (n - 1) of what draws found; no deviation of a single one."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"top1": float(np.mean(values)), "top1_sd": spread}
 
 
 def probes_of(sites: Sequence[Site], tokens: int) -> tuple[Readout, ...]:

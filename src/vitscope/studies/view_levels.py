@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vitscope.meters.localisation import LEAST, soft_auc
@@ -88,9 +88,20 @@ def good(found: Float[Array, "*any filter"]) -> Array:
     return np.asarray(abs(found - 0.5) >= GOOD - 0.5)
 
 
-def drawn_levels(levels: int) -> list[int]:
-    """The levels that figures show: the first, the last and two between, evenly."""
-    return sorted({round(place) for place in np.linspace(0, levels - 1, 4)})
+def drawn_levels(levels: int, count: int = 4) -> list[int]:
+    """The levels that figures show: the first, the last and some between, evenly."""
+    return sorted({round(place) for place in np.linspace(0, levels - 1, count)})
+
+
+def clearest(found: Float[Array, " filter"]) -> int:
+    """The filter with the highest AUC on one image; the first where nothing is known of its object."""
+    return int(np.nan_to_num(found, nan=-1.0).argmax())
+
+
+def foremost(values: Shaped[Tensor, " place"]) -> int:
+    """The place with the largest value; of several the middle one, as the first is often a corner."""
+    found = torch.nonzero(values == values.max()).flatten()
+    return int(found[len(found) // 2])
 
 
 def _usable(inside: Float[Tensor, "image place"]) -> Tensor:

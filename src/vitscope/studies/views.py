@@ -24,7 +24,7 @@ from vitscope.parts import BATCH_SIZE
 from vitscope.studies.appearance import as_text
 from vitscope.studies.result import Array, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
-from vitscope.studies.view_levels import GOOD, LEVELS, aucs, drawn_levels, good, of_flow
+from vitscope.studies.view_levels import GOOD, LEVELS, aucs, clearest, drawn_levels, foremost, good, of_flow
 from vitscope.studies.views_drawn import draw
 from vitscope.views import HEADS, Filters, displayed, flow_of, head_of, patch_filters
 
@@ -125,8 +125,7 @@ class _Seen:
         prefix = flow.shape[-1] - inside.shape[-1]
         self.flows.append(of_flow(flow, inside, prefix=prefix))
         for image in range(min(len(batch), self.shown - len(self.drawn) // 3)):
-            auc = self.found["sum"][-1][0, image]
-            unit = int(np.nan_to_num(auc, nan=-1.0).argmax())
+            unit = clearest(self.found["sum"][-1][0, image])
             self.drawn += _drawn(filters, pixels[image : image + 1], flow[:, image], inside[image], unit)
 
     def levels(self) -> list[Row]:
@@ -221,7 +220,7 @@ def _drawn(
     object: three rows of the image, the filter, and the views at the levels of `drawn_levels`."""
     prefix = flow.shape[-1] - len(inside)
     known = torch.nan_to_num(inside)
-    queries = [0, prefix + int(known.argmin()), prefix + int(known.argmax())]
+    queries = [0, prefix + foremost(-known), prefix + foremost(known)]
     view = filters.views(pixels, [unit])[0, 0].cpu()
     head = head_of(unit, len(filters), flow.shape[1])
     first = [pixels[0].cpu().movedim(0, -1), displayed(filters.kernel[unit].cpu())]

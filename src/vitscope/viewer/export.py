@@ -1,7 +1,8 @@
 """The viewer as plain files, for any static host: the very pages that a server sends.
 
 What a unit's page shows beside images of the source, its dreams and heat maps, is inside the page, and the
-overview of 256 units is one picture; so there are about as many files as units and images together.
+overview of 256 units is one picture; so there are about as many files as units and images together. Where
+these are too many for a static host, several images share a file.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any
 from vitscope.atlas.commit import check_writable
 from vitscope.atlas.read import Atlas
 from vitscope.errors import Failure, NotWritable
-from vitscope.viewer.files import answer, every_path
+from vitscope.viewer.files import answer, every_path, keep_below
 from vitscope.viewer.library import Library
 from vitscope.viewer.results import Results
 from vitscope.viewer.shelf import Shelf
 
 RECORD = "site.json"
 """What an export says of itself. Only a folder that is empty or has one is written to."""
+
+MOST_FILES = 99_000
+"""Of an export, as far as its pages are fewer: hosts of plain files refuse sites of 100,000."""
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -81,6 +85,7 @@ def export(
     folder = Path(out)
     _check(folder)
     library = Library(Shelf(shown), Results(studies or ()), served=False)
+    keep_below(library, MOST_FILES)
     paths = list(every_path(library))
     told = on_progress or _silent
     atlases_shown = [volume.slug for volume in library.shelf]

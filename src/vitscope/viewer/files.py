@@ -9,6 +9,7 @@ a/{atlas}/image/{mark}.html               some images      a/{atlas}/map/{site}.
 a/{atlas}/health.html                     what is amiss    compare.html                         side by side
 studies/index.html, studies/{name}.html   results          a/{atlas}/data/{site}.json           numbers
 a/{atlas}/sprite/{site}/{page}.webp       256 tiles        a/{atlas}/thumbnail/{image}.webp     one image
+a/{atlas}/sheet/{number}.webp             some images, where one file each would be too many for an export
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from vitscope.errors import AtlasError, UnknownName, UsageError
 from vitscope.viewer import image_page, pages, study_page, unit_page
 from vitscope.viewer.library import Answer, Library, static, static_names
+from vitscope.viewer.sheets import Sheets
 
 Names = dict[str, str]
 
@@ -87,8 +87,14 @@ def _units(library: Library) -> Iterator[Names]:
 
 def _images(library: Library) -> Iterator[Names]:
     for volume in library.shelf:
-        for image in np.unique(image_page.index_of(volume).image):
+        for image in image_page.index_of(volume).images if volume.sheets is None else ():
             yield {"atlas": volume.slug, "image": image.decode()}
+
+
+def _sheets(library: Library) -> Iterator[Names]:
+    for volume in library.shelf:
+        for number in range(len(volume.sheets) if volume.sheets else 0):
+            yield {"atlas": volume.slug, "sheet_number": str(number)}
 
 
 def _marks(library: Library) -> Iterator[Names]:
@@ -111,6 +117,7 @@ def _static(library: Library, path: str, *, name: str) -> Answer:
     return static(name)
 
 
+THUMBNAILS = "a/{atlas}/thumbnail/{image}.webp"
 FILES = (
     File("index.html", pages.home, _once),
     File("compare.html", pages.compare, _once),
@@ -127,7 +134,8 @@ FILES = (
     File("a/{atlas}/sprite/{site}/{number}.webp", pages.sprite, _leaves),
     File("a/{atlas}/unit/{site}/{unit}.html", unit_page.unit, _units),
     File("a/{atlas}/image/{mark}.html", image_page.image, _marks),
-    File("a/{atlas}/thumbnail/{image}.webp", pages.thumbnail, _images),
+    File(THUMBNAILS, pages.thumbnail, _images),
+    File("a/{atlas}/sheet/{sheet_number}.webp", pages.sheet, _sheets),
 )
 """Every kind of file; where a path fits two, the later one is meant."""
 _EXPRESSIONS = tuple((file, file.expression) for file in reversed(FILES))
@@ -155,3 +163,18 @@ def every_path(library: Library) -> Iterator[str]:
     """The paths of all files."""
     for file in FILES:
         yield from (file.pattern.format(**names) for names in file.each(library))
+
+
+def keep_below(library: Library, most: int) -> None:
+    """Put thumbnails on sheets where there would be more than so many files with one file each.
+
+    Sheets hold no more of them than they must: a page that shows an image loads all of its sheet.
+    """
+    images = {volume.slug: image_page.index_of(volume).images for volume in library.shelf}
+    total = sum(map(len, images.values()))
+    others = sum(1 for file in FILES if file.pattern != THUMBNAILS for _ in file.each(library))
+    if others + total <= most:
+        return
+    for volume in library.shelf:
+        own = images[volume.slug]
+        volume.sheets = Sheets.of(own, files=(most - others) * len(own) // total)

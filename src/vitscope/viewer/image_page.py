@@ -59,16 +59,20 @@ class ImageIndex:
         self._rank = np.concatenate([part.rank.astype(np.int16) for part in parts])[order]
         self._value = np.concatenate([part.value for part in parts])[order]
         self._maximum = np.concatenate([part.by_maximum for part in parts])[order]
+        self._sample = {image.encode(): (name, label) for image, name, label in _sample(volume)}
+        own = np.array(list(self._sample), dtype="S32")
+        self.images = np.unique(np.concatenate([self.image, own]))
+        """The identities of all images that are shown: exemplars, and those of the sample."""
 
     def marks(self) -> list[str]:
         """The beginnings of identities that have a page."""
         images = self.volume.images
-        return sorted({shelf_mark(image.decode(), images) for image in np.unique(self.image)})
+        return sorted({shelf_mark(image.decode(), images) for image in self.images})
 
     def at(self, mark: str) -> Iterator[Pictured]:
         """The images whose identity begins with that."""
-        start, stop = np.searchsorted(self.image, [mark.encode(), mark.encode() + b"g"])
-        for image in np.unique(self.image[start:stop]):
+        start, stop = np.searchsorted(self.images, [mark.encode(), mark.encode() + b"g"])
+        for image in self.images[start:stop]:
             yield self.of(image)
 
     def of(self, image: np.bytes_) -> Pictured:
@@ -85,7 +89,7 @@ class ImageIndex:
                 int(self._unit[row]),
                 Excited(int(self._unit[row]), int(self._rank[row]), float(self._value[row]), by),
             )
-        name, label = self._told(image.decode(), rows)
+        name, label = self._sample.get(bytes(image)) or self._told(image.decode(), rows)
         return Pictured(
             image.decode(), name, label, [(site, list(units.values())) for site, units in sites.items()]
         )
@@ -102,6 +106,13 @@ class ImageIndex:
                 if exemplar.image == image:
                     return exemplar.path, exemplar.label
         return "", None
+
+
+def _sample(volume: Volume) -> Sequence[tuple[str, str, str | None]]:
+    try:
+        return volume.atlas.sample
+    except AtlasError:
+        return ()
 
 
 def image(library: Library, path: str, *, atlas: str, mark: str) -> Answer:

@@ -13,22 +13,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from itertools import count
-from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from vitscope.atlas.read import Atlas
 from vitscope.data.decode import Unreadable, decode
 from vitscope.dream import RECIPES, recipe_named
 from vitscope.dream.objectives import unit
 from vitscope.dream.optimize import optimize
 from vitscope.dream.result import Dream
 from vitscope.errors import AtlasError, BadValue, NotWritable, VitscopeError
-from vitscope.studies.result import file_name
 from vitscope.viewer.behind import Behind, Wanted
+from vitscope.viewer.kept import keep
 from vitscope.viewer.library import Library
 from vitscope.viewer.shelf import Volume
 from vitscope.viewer.told import finished, planned, shown, step
@@ -40,12 +38,6 @@ UNITS_SHOWN = 6
 """Of every site, for a dropped picture."""
 DONE_KEPT = 16
 """Finished dreams that can still be kept; older ones are forgotten."""
-
-
-def kept_in(atlas: Atlas) -> Path:
-    """The folder beside an atlas for dreams that people keep: "val.dreams" beside "val.atlas"."""
-    whole = atlas.path.resolve()
-    return whole.with_name(f"{whole.name.removesuffix('.atlas')}.dreams")
 
 
 class Live:
@@ -123,8 +115,7 @@ class Live:
         slug, made = self._done.get(number, ("", None))
         if made is None or slug != volume.slug:
             raise HTTPException(404, "This dream is forgotten: dream it again.")
-        stem = file_name(f"{made.address}.{made.recipe}.{made.seed}")
-        return JSONResponse({"path": str(made.save(kept_in(volume.atlas) / f"{stem}.png"))})
+        return JSONResponse({"path": str(keep(made, volume.atlas))})
 
     def _remembered(self, volume: Volume, made: Dream) -> int:
         number = next(self._numbers)

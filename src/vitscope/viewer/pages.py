@@ -241,6 +241,15 @@ def thumbnail(library: Library, path: str, *, atlas: str, image: str) -> Answer:
     return picture(volume.atlas.thumbnail(image), volume.version)
 
 
+def sheet(library: Library, path: str, *, atlas: str, sheet_number: str) -> Answer:
+    """The thumbnails of some images."""
+    del path
+    volume = library.volume(atlas)
+    if volume.sheets is None or not (sheet_number.isascii() and sheet_number.isdigit()):
+        raise UnknownName("There is no such sheet: every image is a file of its own here.")
+    return picture(volume.sheets.sheet(volume.atlas, int(sheet_number[:12])), volume.version)
+
+
 def scale(library: Library, path: str) -> Answer:
     """The legend of all heat maps."""
     del library, path

@@ -19,6 +19,7 @@ from vitscope.atlas.store import Store
 from vitscope.errors import UnknownSite, suggestion
 from vitscope.viewer.facts import Facts
 from vitscope.viewer.likeness import incidence
+from vitscope.viewer.sheets import Sheets, Tile
 
 UNITS_PER_PAGE = 256
 """A page of a site is one leaf of the atlas, and one sprite of 16 x 16 tiles."""
@@ -34,11 +35,13 @@ class Volume:
         slug: that name.
         atlas: what is shown.
         kept: what pages keep of it, by their names.
+        sheets: where thumbnails lie, if each is not a file of its own.
     """
 
     slug: str
     atlas: Atlas
     kept: dict[str, Any] = field(default_factory=dict)
+    sheets: Sheets | None = None
     _sites: tuple[SiteEntry, ...] = ()
 
     @property
@@ -99,6 +102,13 @@ class Volume:
     def picture(self, *parts: object) -> str:
         """Where a picture lies; its address changes with the atlas."""
         return f"{self.to(*parts)}?v={self.version}"
+
+    def thumbnail(self, image: str) -> tuple[str, Tile | None]:
+        """Where the thumbnail of an image lies, and at which tile of it."""
+        if self.sheets is None:
+            return self.picture("thumbnail", f"{image}.webp"), None
+        tile = self.sheets.tile(image)
+        return self.picture("sheet", f"{tile.number}.webp"), tile
 
     @property
     def home(self) -> str:

@@ -33,7 +33,11 @@ const carried = (text) => {
 // A unit: its two rankings, heat maps and their opacity, exemplars whole or cropped around what responds.
 const setting = (name, usual) => asked().get(name) ?? remembered(name) ?? usual;
 const dress = () => {
-  root.classList.toggle("by-mean", asked().get("by") === "mean");
+  for (const block of $$(".exemplars")) {
+    const kinds = $$("[data-ranking]", block), chosen = kinds.find((kind) => kind.dataset.ranking === asked().get("by"));
+    for (const kind of kinds) kind.classList.toggle("chosen", kind === chosen);
+    block.classList.toggle("choosing", Boolean(chosen) && chosen !== kinds[0]);
+  }
   const heat = setting("heat", "1") !== "0", opacity = setting("opacity", "85"), crop = asked().get("crop") === "1";
   root.classList.toggle("no-heat", !heat);
   root.classList.toggle("crop", crop);
@@ -65,7 +69,7 @@ document.addEventListener("click", (event) => {
   const tab = event.target.closest?.("[data-by]");
   if (!tab) return;
   event.preventDefault();
-  tell({ by: tab.dataset.by === "mean" ? "mean" : "" });
+  tell({ by: tab.dataset.by === "max" ? "" : tab.dataset.by });
   dress();
 });
 
@@ -372,6 +376,50 @@ for (const table of $$("[data-sortable]")) {
         body.append(...rows);
       }
     });
+  });
+}
+
+// Figures tell the value that is pointed at, or that the arrow keys have come to.
+for (const drawn of $$("[data-spots]")) {
+  const { cells, points } = JSON.parse(drawn.dataset.spots), output = $("output", drawn.parentElement), ring = make("span", { className: "spot", hidden: true });
+  const all = [...points.map(([x, y, text]) => ({ x, y, text })), ...cells.flatMap(({ box: [x, y, w, h], names, rows, told, values }) => rows.flatMap((row, i) => names.map((name, j) => ({
+    x: x + ((j + 0.5) * w) / names.length, y: y + ((i + 0.5) * h) / rows.length, w: w / names.length, h: h / rows.length,
+    text: `${told && `${told} · `}${row} × ${name}: ${values[i][j]}`,
+  }))))];
+  let here;
+  const show = (spot) => {
+    here = spot;
+    ring.hidden = !spot;
+    output.textContent = spot?.text ?? "";
+    if (!spot) return;
+    const share = (value) => `${100 * value}%`, { x, y, w, h } = spot;
+    ring.classList.toggle("round", !w);
+    Object.assign(ring.style, w ? { left: share(x - w / 2), top: share(y - h / 2), width: share(w), height: share(h) } : { left: share(x), top: share(y), width: "", height: "" });
+  };
+  const nearest = (x, y, reach) => {
+    const { width, height } = drawn.getBoundingClientRect();
+    const far = (it) => (it.w && Math.abs(it.x - x) <= it.w / 2 && Math.abs(it.y - y) <= it.h / 2 ? 0 : it.w ? Infinity : Math.hypot((it.x - x) * width, (it.y - y) * height));
+    const best = all.reduce((one, other) => (far(other) < far(one) ? other : one));
+    return far(best) <= reach ? best : undefined;
+  };
+  const onwards = (dx, dy) => {
+    const ahead = all.filter((it) => it !== here && ((it.x - here.x) * dx + (it.y - here.y) * dy) > 1e-6);
+    const cost = (it) => { const along = (it.x - here.x) * dx + (it.y - here.y) * dy, aside = Math.abs((it.x - here.x) * dy) + Math.abs((it.y - here.y) * dx); return along + 3 * aside; };
+    return ahead.length ? ahead.reduce((one, other) => (cost(other) < cost(one) ? other : one)) : here;
+  };
+  drawn.append(ring);
+  drawn.tabIndex = 0;
+  drawn.addEventListener("pointermove", ({ clientX, clientY }) => {
+    const { left, top, width, height } = drawn.getBoundingClientRect();
+    show(nearest((clientX - left) / width, (clientY - top) / height, 24));
+  });
+  drawn.addEventListener("pointerleave", () => show());
+  drawn.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!step) { if (event.key === "Escape") show(); return; }
+    event.preventDefault();
+    event.stopPropagation();
+    show(here ? onwards(...step) : all[0]);
   });
 }
 
