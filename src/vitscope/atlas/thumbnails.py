@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from vitscope.atlas.commit import write
@@ -19,6 +22,9 @@ SHORT_SIDE = 160
 """Pixels of a thumbnail's shorter side: nine of them fill a page's width, at about 5 kB each."""
 QUALITY = 80
 """Of the WebP."""
+
+TOGETHER = 32
+"""Files in memory at a time: several threads make thumbnails of them."""
 
 
 def finer(preprocessing: Preprocessing, *, side: int = SHORT_SIDE) -> Preprocessing:
@@ -70,22 +76,17 @@ def make_thumbnails(
         on_done: told how many of `wanted` are settled.
     """
     missing = {image: path for image, path in wanted.items() if not file_of(image).exists()}
-    expected = {path: image for image, path in missing.items()}
     seen: dict[str, Skipped] = {}
+    entries = _found(source, shards, missing, seen)
     on_done(len(wanted) - len(missing))
-    for shard in shards:
-        if not missing:
-            break
-        for entry in source.read(shard):
-            if isinstance(entry, Skipped):
-                seen[entry.path] = entry
-                continue
-            if expected.get(entry.path, entry.id) != entry.id:
-                seen[entry.path] = Skipped(entry.path, "changed", "other bytes than when it was scanned")
-            if entry.id in missing:
-                _make(entry, preprocessing, file_of(entry.id))
-                del missing[entry.id]
-                on_done(len(wanted) - len(missing))
+
+    def make(entry: RawImage) -> None:
+        _make(entry, preprocessing, file_of(entry.id))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        while some := list(islice(entries, TOGETHER)):
+            list(pool.map(make, some))
+            on_done(len(wanted) - len(missing))
     lost = [
         seen.get(path, Skipped(path, "missing", "it is not in the source any more"))
         for path in missing.values()
@@ -96,6 +97,24 @@ def make_thumbnails(
             (json.dumps(asdict(reason), sort_keys=True) + "\n").encode(),
         )
     return lost
+
+
+def _found(
+    source: ImageSource, shards: Iterable[Shard], missing: dict[str, str], seen: dict[str, Skipped]
+) -> Iterator[RawImage]:
+    """The files of missing images, which are then no longer missing; and why others may never be found."""
+    expected = {path: image for image, path in missing.items()}
+    for shard in shards:
+        if not missing:
+            return
+        for entry in source.read(shard):
+            if isinstance(entry, Skipped):
+                seen[entry.path] = entry
+                continue
+            if expected.get(entry.path, entry.id) != entry.id:
+                seen[entry.path] = Skipped(entry.path, "changed", "other bytes than when it was scanned")
+            if missing.pop(entry.id, None) is not None:
+                yield entry
 
 
 def _make(entry: RawImage, preprocessing: Preprocessing, path: Path) -> None:
