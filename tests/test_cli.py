@@ -203,7 +203,7 @@ def test_build_show_verify_and_explain_as_json(atlas, photos, capsys):
     code, out, _ = run("show", atlas, "blocks.1.ffn:40", "--json", capsys=capsys)
     unit = json.loads(out)
     assert code == 0
-    assert set(unit) == {"address", "status", "statistics", "exemplars", "dreams"}
+    assert set(unit) == {"address", "status", "statistics", "exemplars", "dreams", "sampled"}
     assert [exemplar["rank"] for exemplar in unit["exemplars"]] == list(range(9))
     assert set(unit["exemplars"][0]) == {"rank", "image", "path", "value", "place"}
 

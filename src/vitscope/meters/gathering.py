@@ -1,8 +1,8 @@
 """Gram matrices gathered over a stream of images, batch by batch, whatever the batches of the forward passes.
 
 A Gram batch is larger than a forward pass's: its images are gathered in the order of the source until there
-are enough. Features of so many images do not fit the memory a scan may take, so they wait in a temporary file
-that has no name, and only until the Gram matrix of their name is made.
+are enough. Features of so many images may not fit the memory a scan may take. Then some wait in a temporary
+file that has no name, and only until the Gram matrix of their name is made.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from vitscope.meters.reading import Array
 
 GRAM = 128
 """Images in a Gram batch: results do not change above (Raghu et al. 2021, section 2, found so from 128)."""
-IN_MEMORY = 32 * 2**20
-"""Bytes of features, over all names, that are gathered in memory; beyond, in a file."""
+IN_MEMORY = 96 * 2**20
+"""Bytes of features, over all names, that are gathered in memory; those of further names in a file."""
 COLUMNS = 4096
 """Features that are multiplied at once: 2 MB of 128 images."""
 ROWS = 32
@@ -126,8 +126,8 @@ class GramState(ABC):
 
 
 class _Gathered:
-    """The features of the images of one Gram batch, of every name: in memory, or in a file that is deleted
-    with this.
+    """The features of the images of one Gram batch, of every name: in memory, and those that do not fit there
+    in a file that is deleted with this.
 
     Args:
         sizes: how many features an image has, by name.
@@ -135,53 +135,59 @@ class _Gathered:
     """
 
     def __init__(self, sizes: Mapping[str, int], images: int) -> None:
-        starts = np.cumsum([0, *(size * images for size in sizes.values())])
         self._sizes, self._images = dict(sizes), images
-        self._starts = dict(zip(sizes, starts.tolist(), strict=False))
-        self._bytes = 4 * int(starts[-1])
-        self._memory: Array | None = None
-        if self._bytes <= IN_MEMORY:
-            self._memory = np.empty(int(starts[-1]), np.float32)
-        else:
+        self._memory: dict[str, Array] = {}
+        self._starts: dict[str, int] = {}
+        held = self._filed = 0
+        for name, size in sizes.items():
+            needed = 4 * size * images
+            if held + needed <= IN_MEMORY:
+                self._memory[name] = np.empty((images, size), np.float32)
+                held += needed
+            else:
+                self._starts[name] = self._filed
+                self._filed += needed
+        if self._filed:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it is closed with this
             weakref.finalize(self, self._file.close)
             with self._told():
                 reserve = getattr(os, "posix_fallocate", lambda *_: None)  # a third of the time of growing
-                reserve(self._file.fileno(), 0, self._bytes)
+                reserve(self._file.fileno(), 0, self._filed)
 
     def put(self, name: str, row: int, features: Float32[Array, "image feature"]) -> None:
         """Keep the features of the images from `row` on."""
-        start = self._starts[name] + row * self._sizes[name]
-        if self._memory is not None:
-            self._memory[start : start + features.size] = features.ravel()
-            return
-        self._transfer(self._file.write, 4 * start, features)
+        if name in self._memory:
+            self._memory[name][row : row + len(features)] = features
+        else:
+            self._transfer(self._file.write, self._starts[name] + 4 * row * self._sizes[name], features)
 
     def gram(self, name: str, images: int) -> Float32[Array, " pair"]:
-        """The matrix of the first so many images: products in float32 of features centred over these images,
-        added up in float64; its upper triangle."""
+        """The matrix of the first so many images, of features centred over these images; its upper triangle.
+
+        Products are in float32, of differences to the first image, so that features that never differ are
+        exactly 0; they are added up, and centred, in float64.
+        """
         total = torch.zeros(images, images, dtype=torch.float64)
         for start in range(0, self._sizes[name], COLUMNS):
             values = torch.from_numpy(self._columns(name, images, start))
-            values -= values[0].clone()  # features that never differ are then exactly 0
-            values -= values.mean(0)
+            values = values - values[0]
             for row in range(0, images, ROWS):
                 total[row : row + ROWS, row:] += values[row : row + ROWS] @ values[row:].T
+        total = total.triu() + total.triu(1).T
+        total -= total.mean(dim=0)
+        total -= total.mean(dim=1, keepdim=True)
         found: Array = total.numpy()[np.triu_indices(images)].astype(np.float32)
         return found
 
     def _columns(self, name: str, images: int, start: int) -> Float[Array, "image column"]:
-        """Some features of the first so many images; a copy."""
-        size = self._sizes[name]
-        stop = min(size, start + COLUMNS)
-        if self._memory is not None:
-            first = self._starts[name]
-            whole = self._memory[first : first + images * size]
-            return whole.reshape(images, size)[:, start:stop].copy()
+        """Some features of the first so many images."""
+        stop = min(self._sizes[name], start + COLUMNS)
+        if name in self._memory:
+            return self._memory[name][:images, start:stop]
         found = np.empty((images, stop - start), np.float32)
         for row in range(images):
-            place = self._starts[name] + row * size + start
-            self._transfer(self._file.readinto, 4 * place, found[row])
+            place = self._starts[name] + 4 * (row * self._sizes[name] + start)
+            self._transfer(self._file.readinto, place, found[row])
         return found
 
     def _transfer(self, move: Callable[[memoryview], int], place: int, values: Array) -> None:
@@ -202,7 +208,7 @@ class _Gathered:
             yield
         except OSError as error:
             raise Failure(
-                f"the features of {self._images} images need {self._bytes / 1e6:.0f} MB in "
+                f"the features of {self._images} images need {self._filed / 1e6:.0f} MB in "
                 f"{tempfile.gettempdir()} ({error}). Set TMPDIR, or take a smaller gram, or features=mean"
             ) from error
 
