@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from vitscope.notebook import printable
 
-SAMPLED_SHOWN = 3
-"""Images from the middle of a unit, random ones and like units, of each so many."""
+ALIKE_SHOWN = 2
+"""Units told as being like one, by each measure."""
 
 
 def dream_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -30,29 +30,30 @@ def unit_table(unit: Any) -> Table:
     """What an atlas knows of a unit."""
     facts = [f"{name} {_number(value)}" for name, value in unit.statistics.items()]
     dreams = [f"dream by {dream.recipe}: score {_number(dream.score)}" for dream in unit.dreams]
-    alike = unit.sampled.alike.items() if unit.sampled else ()
-    likes = [_alike(measure, others) for measure, others in alike]
+    alike = _alike(unit.sampled.alike) if unit.sampled else []
     table = Table(
         *("rank", "value", "place", "label", "image"),
         title=f"{unit.address}: {unit.status}",
-        caption="\n".join([", ".join(facts), *dreams, *likes]),
+        caption="\n".join([", ".join(facts), *dreams, *alike]),
         box=SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
-    sampled = unit.sampled
-    rows = [(str(exemplar.rank), exemplar) for exemplar in unit.exemplars]
-    for name, found in (("middle", sampled.middle), ("random", sampled.random)) if sampled else ():
-        rows += [(name if exemplar.rank == 0 else "", exemplar) for exemplar in found[:SAMPLED_SHOWN]]
-    for rank, exemplar in rows:
+    for exemplar in unit.exemplars:
         label, path = printable(exemplar.label or ""), printable(exemplar.path)
-        table.add_row(rank, _number(exemplar.value), exemplar.place, label, path)
+        table.add_row(str(exemplar.rank), _number(exemplar.value), exemplar.place, label, path)
     return table
 
 
-def _alike(measure: str, others: Sequence[Any]) -> str:
-    told = ", ".join(f"{other.unit} ({_number(other.value)})" for other in others[:SAMPLED_SHOWN])
-    return f"like it by {measure}: {told}"
+def _alike(alike: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A line that names the units most like one; none where none is."""
+    told = [
+        f"by {measure} "
+        + ", ".join(f"{other.unit} ({_number(other.value)})" for other in others[:ALIKE_SHOWN])
+        for measure, others in alike.items()
+        if others
+    ]
+    return [f"like it {'; '.join(told)}"] if told else []
 
 
 def study_table(found: Sequence[dict[str, Any]]) -> Table:
