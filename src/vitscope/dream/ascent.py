@@ -41,9 +41,6 @@ IMAGES_PER_PASS = {"cpu": 32, "cuda": 512}
 AGREEMENT = 0.999
 """How well a gradient in bfloat16 has to agree with the one in float32: the cosine between them."""
 
-FIRST_CHECK = 1
-"""After step 0 gradients are compared at this step and then whenever their number has doubled."""
-
 
 @dataclass
 class Climb:
@@ -330,7 +327,8 @@ def _slope_of(prices: Float[Tensor, "unit copy"], pixels: Pixels) -> Pixels | fl
 
 
 def _is_check(step: int) -> bool:
-    return step == 0 or (step >= FIRST_CHECK and step & (step - 1) == 0)
+    """Whether gradients in bfloat16 and float32 are compared: at steps 0, 1, 2, 4, 8 and so on."""
+    return step & (step - 1) == 0
 
 
 def _optimiser(recipe: Recipe, parameters: Tensor) -> torch.optim.Optimizer:
