@@ -177,6 +177,12 @@ def test_an_index_of_several(tmp_path):
     assert again == (report(result_of(), out=tmp_path / "again").parent / "counting.html").read_bytes()
 
 
+def test_figures_of_a_page_and_its_card_are_drawn_once(tmp_path):
+    drawn = []
+    report(result_of(draw=lambda result: drawn.append(result) or draw(result)), out=tmp_path)
+    assert len(drawn) == 1
+
+
 def test_a_result_without_figure_or_published_numbers(tmp_path, monkeypatch):
     report(result_of(draw=None, published=()), out=tmp_path)
     seen = Seen((tmp_path / "counting.html").read_text())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscope.atlas.commit import write
+from vitscope.atlas.commit import file_name, write
 from vitscope.errors import BadValue
 from vitscope.front import callable_as
 from vitscope.house import svg, thumbnail
@@ -16,7 +16,7 @@ from vitscope.notebook import data_uri
 from vitscope.pages import rendered
 from vitscope.spots import spots_of
 from vitscope.studies import STUDIES, open_result
-from vitscope.studies.result import SEEN, Result, Row, columns_of, csv_of, file_name, shown
+from vitscope.studies.result import SEEN, Result, Row, columns_of, csv_of, shown
 from vitscope.studies.study import Study
 
 if TYPE_CHECKING:
@@ -126,11 +126,12 @@ def pages_of(results: Sequence[Result], folder: Path, *, front: Front | None) ->
     Raises:
         UnknownName, NotWritable: as `report`.
     """
-    pages = [page_of(one, file=name) for one, name in zip(results, _names(results), strict=True)]
+    drawn = [result.figures() for result in results]
+    pages = list(map(_page, results, drawn, _names(results)))
     for page in pages:
         write(folder / page.file, rendered("report_study.html", page=page, index=INDEX))
     files = {page.name: page.file for page in pages}
-    cards = list(zip(pages, map(_thumbnail, results), strict=True))
+    cards = list(zip(pages, map(_thumbnail, drawn), strict=True))
     write(folder / INDEX, rendered("report_index.html", cards=cards, front=front, files=files))
     return folder / INDEX
 
@@ -141,6 +142,10 @@ def page_of(result: Result, *, file: str) -> Page:
     Raises:
         UnknownName: the result is of a study that is not installed.
     """
+    return _page(result, result.figures(), file)
+
+
+def _page(result: Result, figures: Mapping[str, Figure], file: str) -> Page:
     study: Study = STUDIES.get(result.study)
     made = result.provenance
     seen = made.settings.get(SEEN) or {}
@@ -152,7 +157,7 @@ def page_of(result: Result, *, file: str) -> Page:
         citation=study.citation,
         models=result.models,
         images=seen.get("images"),
-        figures=[_figure(result, name, figure) for name, figure in result.figures().items()],
+        figures=[_figure(result, name, figure) for name, figure in figures.items()],
         notes=[*seen.get("notes", ()), *_skipped(seen)],
         caveats=study.caveats,
         caption=_caption(result),
@@ -212,9 +217,9 @@ def _figure(result: Result, name: str, figure: Figure) -> Embedded:
     )
 
 
-def _thumbnail(result: Result) -> str:
+def _thumbnail(figures: Mapping[str, Figure]) -> str:
     """The first figure, small: an index of pages full of pictures must open at once."""
-    first = next(iter(result.figures().values()), None)
+    first = next(iter(figures.values()), None)
     return data_uri("image/png", thumbnail(first, width=CARD)) if first is not None else ""
 
 
