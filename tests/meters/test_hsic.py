@@ -87,12 +87,16 @@ def test_every_pair_equals_the_definition_in_float64(count, gram):
     assert (found.images, found.dropped) == (kept, count - kept)
 
 
-@pytest.mark.parametrize("in_memory", [0, 2**30])
+ONE = 4 * 16 * PLACES
+"""Bytes that the images of a Gram batch need in memory, for each unit of a site."""
+
+
+@pytest.mark.parametrize("in_memory", [0, ONE * (WIDTHS["a"] + WIDTHS["b"]), 2**30])
 def test_the_batches_of_passes_change_nothing_to_the_last_bit(monkeypatch, in_memory):
-    monkeypatch.setattr(gathering, "IN_MEMORY", in_memory)
     values = made(50)
     whole = fed(values, batch=50).arrays()
-    for batch in (1, 3, 16, 20):
+    monkeypatch.setattr(gathering, "IN_MEMORY", in_memory)
+    for batch in (1, 3, 16, 20, 50):
         other = fed(values, batch=batch).arrays()
         assert all(np.array_equal(whole[name], other[name]) for name in whole)
 

@@ -6,6 +6,7 @@ Both meters are boards as those of `TopK` are; only what an image is ranked by d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,22 +20,11 @@ from vitscope.models.vision_model import Site, Sites
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """The k images whose maximum over places lies nearest a value of each unit, such as its median.
+class _Typical(ABC):
+    """What both are but for the sites and the ranking."""
 
-    Args:
-        targets: the value of every unit, by site.
-        k: how many images a unit.
-    """
-
-    targets: Mapping[str, Float[Array, " unit"]] = field(repr=False, compare=False)
     k: int = field(default=9, kw_only=True)
     prefix_included = False
-    name = "middle"
-
-    def sites(self, sites: Sites) -> Sequence[Site]:
-        """The sites that have values."""
-        return [sites.named(name) for name in self.targets]
 
     def start(self, sites: Sequence[Site]) -> TypicalState:
         """A state that has seen nothing."""
@@ -44,6 +34,27 @@ class Nearest:
         """The state that `arrays` described."""
         return loaded(self.start(sites), arrays)
 
+    @abstractmethod
+    def scores(self, reading: Reading) -> Float32[Array, "image unit"]:
+        """What images are ranked by."""
+
+
+@dataclass(frozen=True)
+class Nearest(_Typical):
+    """The k images whose maximum over places lies nearest a value of each unit, such as its median.
+
+    Args:
+        targets: the value of every unit, by site.
+        k: how many images a unit.
+    """
+
+    targets: Mapping[str, Float[Array, " unit"]] = field(repr=False, compare=False)
+    name = "middle"
+
+    def sites(self, sites: Sites) -> Sequence[Site]:
+        """The sites that have values."""
+        return [sites.named(name) for name in self.targets]
+
     def scores(self, reading: Reading) -> Float32[Array, "image unit"]:
         """The distance from the value, negative."""
         apart = np.abs(reading.reduced().high - self.targets[reading.site.name])
@@ -52,7 +63,7 @@ class Nearest:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(_Typical):
     """k images by lot: those whose identity has the smallest hash with the seed. The same for every unit.
 
     Args:
@@ -63,21 +74,11 @@ class Drawn:
 
     names: tuple[str, ...]
     seed: int = field(default=0, kw_only=True)
-    k: int = field(default=9, kw_only=True)
-    prefix_included = False
     name = "random"
 
     def sites(self, sites: Sites) -> Sequence[Site]:
         """The sites of these names."""
         return [sites.named(name) for name in self.names]
-
-    def start(self, sites: Sequence[Site]) -> TypicalState:
-        """A state that has seen nothing."""
-        return TypicalState(self, {site.name: site for site in sites}, {})
-
-    def load(self, sites: Sequence[Site], arrays: Mapping[str, Array]) -> TypicalState:
-        """The state that `arrays` described."""
-        return loaded(self.start(sites), arrays)
 
     def scores(self, reading: Reading) -> Float32[Array, "image unit"]:
         """The lot of each image, 0 to -1; NaN where a unit gave no finite value."""
