@@ -235,7 +235,7 @@ def test_fault_033_too_many_skipped(model, source):
     ) as caught:
         scan(model, spoiled, METERS)
     assert "'8.png'" in str(caught.value)
-    assert "--max-skip" in str(caught.value)
+    assert "scan and build allow more with max_skip, `vitscope build` with --max-skip." in str(caught.value)
     found = scan(model, spoiled, METERS, max_skip=0.3)
     assert (len(found.images), len(found.skipped)) == (8, 3)
     check_skipped(scan_shard(model, spoiled, whole(spoiled), METERS), total=60)

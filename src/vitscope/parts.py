@@ -149,7 +149,8 @@ def check_skipped(part: Part, *, total: int, max_skip: float = MAX_SKIP) -> None
     if skipped > max_skip * total:
         raise SourceError(
             f"{skipped} of {total} images were skipped, more than {max_skip:.0%}{_reasons(part)}"
-            f" First: {part.skipped[0].path!r}. Allow more with --max-skip."
+            f" First: {part.skipped[0].path!r}. Mend or remove them; scan and build allow more with max_skip,"
+            " `vitscope build` with --max-skip."
         )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from vitscope.atlas.commit import write
 from vitscope.atlas.leaf import webp
 from vitscope.data.decode import Unreadable, decode, view
-from vitscope.data.source import ImageSource, RawImage, Shard, Skipped
+from vitscope.data.source import ImageSource, RawImage, Shard, Skipped, changed
 from vitscope.models.vision_model import Preprocessing
 
 SHORT_SIDE = 160
@@ -112,7 +112,7 @@ def _found(
                 seen[entry.path] = entry
                 continue
             if expected.get(entry.path, entry.id) != entry.id:
-                seen[entry.path] = Skipped(entry.path, "changed", "other bytes than when it was scanned")
+                seen[entry.path] = changed(entry.path)
             if missing.pop(entry.id, None) is not None:
                 yield entry
 

@@ -20,6 +20,7 @@ from vitscope.data.source import (
     Shard,
     Skipped,
     ViewIntervention,
+    changed,
     cut,
 )
 from vitscope.errors import BadValue
@@ -250,7 +251,7 @@ class Named(Derived):
         """One entry by its path."""
         entry = self._source.find(path)
         if isinstance(entry, RawImage) and entry.id != self._named[path]:
-            return Skipped(path, "changed", "other bytes than when it was scanned")
+            return changed(path)
         return entry
 
 

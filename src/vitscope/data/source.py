@@ -178,6 +178,11 @@ class Skipped:
     detail: str = ""
 
 
+def changed(path: str) -> Skipped:
+    """What is said of an image whose file has other bytes than when it was scanned."""
+    return Skipped(path, "changed", "other bytes than when it was scanned")
+
+
 @runtime_checkable
 class ImageSource(Protocol):
     """What a source must offer. `testing.SourceContract` tests it."""
