@@ -138,6 +138,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     {
         "studies.answers",
         "studies.appearance",
+        "studies.classifiers",
         "studies.effects",
         "studies.embedded",
         "studies.fields",
@@ -148,6 +149,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     {"studies.probed"},
     {
         "studies.class_means",
+        "studies.concepts_judge",
         "studies.exemplars",
         "studies.matching",
         "studies.sites_drawn",
@@ -155,11 +157,11 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "studies.views_dropped",
         "studies.occlusion_drawn",
     },
-    {"studies.faithfulness", "studies.views_measured", "studies.views_pictured"},
+    {"studies.concepts_units", "studies.faithfulness", "studies.views_measured", "studies.views_pictured"},
     # 5 work
     {"atlas.tasks", "atlas.compare", "atlas.sample"},
     {"dream.recipes", "atlas.work", "atlas.read", "atlas.verify"},
-    {"atlas.build"},
+    {"atlas.building"},
     {
         "studies.attention_distance",
         "studies.clusters",
@@ -188,7 +190,8 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
     {"models", "data", "dream", "meters", "engine", "viewer.shelf"},
     {"studies.dreamt"},  # by recipes that are asked for by name
     {"studies.matched_dreams", "studies.progression", "studies.sites_compared"},
-    {"atlas", "studies"},
+    {"atlas.door", "studies"},
+    {"atlas"},
     {"look.glance", "look.sheets"},
     {"look.units"},
     {"look.found"},

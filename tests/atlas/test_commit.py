@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vitscope.atlas import commit
-from vitscope.atlas.commit import check_writable, claimed, lease, sweep, write
+from vitscope.atlas.commit import check_writable, claimed, file_name, lease, sweep, write
 from vitscope.errors import AtlasError, NotWritable
 
 
@@ -20,6 +20,10 @@ def dead_pid() -> int:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return child.pid
+
+
+def test_any_text_names_a_file():
+    assert file_name("timm:vit_tiny (2)") == "timm_vit_tiny_2_"
 
 
 def test_write_replaces_all_or_nothing(tmp_path):

@@ -14,7 +14,8 @@ from vitscope.data import images
 from vitscope.data.stream import stream
 from vitscope.errors import BadValue, Unsuited
 from vitscope.studies import study
-from vitscope.studies.concepts import entropies, sharpness, spreads
+from vitscope.studies.concepts_judge import entropies, spreads
+from vitscope.studies.concepts_units import sharpness
 from vitscope.studies.matching import matched_difference
 from vitscope.tap import read
 from vitscope.testing.doubles import tiny_cnn, tiny_vit

@@ -42,10 +42,21 @@ def test_accuracy_is_that_of_the_models_own_answers(vit, cnn, pixels, result):
     assert result.provenance.settings["seen"]["images"] == 12
 
 
+def test_figures_show_accuracy_where_there_is_some_and_the_size(vit, cnn, result):
+    accuracy, parameters = result.figures().values()
+    (row, _) = result.table
+    (axes,) = accuracy.axes
+    assert [bar.get_height() for bar in axes.patches[:2]] == [row["top1"], row["top5"]]
+    (axes,) = parameters.axes
+    assert [bar.get_height() * 1e6 for bar in axes.patches] == [row["parameters"] for row in result.table]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [vit.name, cnn.name]
+
+
 def test_why_there_is_no_accuracy(vit, images, folder):
     def notes(model, source):
         found = study("overview", model, source)
         assert "top1" not in found.table[0]
+        assert list(found.figures()) == ["parameters"]
         return found.provenance.settings["seen"]["notes"]
 
     unlabelled = vs.images(f"folder:{folder}")

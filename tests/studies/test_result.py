@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vitscope.errors import BadValue, Failure, MissingPath, UnknownName
 from vitscope.provenance import Provenance, explain
-from vitscope.studies.result import Result, columns_of, file_name, joined, plain, shown
+from vitscope.studies.result import Result, columns_of, joined, plain, shown
 
 
 def made(**settings) -> Provenance:
@@ -159,7 +159,6 @@ def test_columns_rows_and_names():
     rows = [{"model": "m", "top1": 72.125, "top1_low": 70.04, "top1_high": 74.96, "n": 3}, {"model": "n"}]
     assert shown(rows) == [{"model": "m", "top1": "72.12 (70 to 75)", "n": "3"}, {"model": "n"}]
     assert shown([{"a": None, "a_low": None, "a_high": float("nan")}]) == [{"a": "–"}]
-    assert file_name("timm:vit_tiny (2)") == "timm_vit_tiny_2_"
 
 
 def test_only_what_json_has_words_for():

@@ -37,6 +37,11 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 Task = TypeVar("Task", bound=Hashable)
 
 
+def file_name(text: str) -> str:
+    """The text as the name of a file: what is no letter, digit, dot or dash becomes an underscore."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 def _host() -> str:
     return re.sub(r"\W", "-", socket.gethostname()) or "host"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitscope.registry import Registry
 from vitscope.studies.result import Result
-from vitscope.studies.study import OnProgress
+from vitscope.studies.study import OnProgress  # now: imported later, the file would take the verb's name
 
 if TYPE_CHECKING:
     from vitscope.data.source import ImageSource

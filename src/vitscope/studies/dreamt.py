@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from vitscope.atlas.commit import file_name
 from vitscope.draws import generator
 from vitscope.dream import recipe_named
 from vitscope.dream.objectives import unit
@@ -23,7 +24,6 @@ from vitscope.errors import BadValue, NotWritable
 from vitscope.models.vision_model import Site, VisionModel
 from vitscope.provenance import explain
 from vitscope.studies.appearance import Picture
-from vitscope.studies.result import file_name
 
 AT_ONCE = 8
 """Dreams begun together; what was finished before a run was stopped is lost by at most so many."""

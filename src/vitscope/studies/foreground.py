@@ -26,6 +26,7 @@ from vitscope.meters.coverage import Coverage, Covered
 from vitscope.meters.share import CONFIDENCE, RESAMPLES
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, MAX_SKIP, Scanned
+from vitscope.studies.classifiers import classifiers
 from vitscope.studies.depth import column
 from vitscope.studies.foreground_published import PUBLISHED
 from vitscope.studies.result import Array, Result, Row
@@ -74,11 +75,8 @@ def run(
     if not fills:
         raise BadValue("foreground needs at least one fill: black, mean or blur")
     seen: dict[str, dict[str, Scanned]] = {}
-    notes: list[str] = []
-    for name, model in models.items():
-        if not any(site.name == "logits" for site in model.sites):
-            notes.append(f"{name} is left out: it has no logits")
-            continue
+    asked, notes = classifiers(models)
+    for name, model in asked.items():
         variants = _variants(_shown(model, resolution), fills=fills, seed=seed)
         told = partial(on_progress, name) if on_progress else None
         seen[name] = scan_variants(

@@ -18,6 +18,7 @@ from vitscope.meters.share import CONFIDENCE
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.plots import Line, lines
+from vitscope.studies.classifiers import classifiers
 from vitscope.studies.depth import column
 from vitscope.studies.result import Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
@@ -71,8 +72,9 @@ def run(
         if direction not in DIRECTIONS:
             raise BadValue(f"no direction {direction!r}: a filter keeps 'low' or 'high' frequencies")
     curves = [(shape, direction) for shape in filters for direction in directions]
+    asked, notes = classifiers(models)
     seen = {}
-    for name, model in models.items():
+    for name, model in asked.items():
         variants = [Variant("plain")] + [
             _variant(curve, radius) for curve in curves for radius in radii_of(model, radii)
         ]
@@ -82,17 +84,17 @@ def run(
         seen[name] = scan_variants(
             model, source, variants, [Accuracy()], batch_size=batch_size, on_progress=told
         )
-    reach = min(radii_of(model, radii)[-1] for model in models.values())
+    reach = min(radii_of(model, radii)[-1] for model in asked.values())
     table: list[Row] = []
     areas: dict[Curve, dict[str, Array]] = {curve: {} for curve in curves}
-    for name, model in models.items():
+    for name, model in asked.items():
         for curve in curves:
             rows, areas[curve][name] = _curve(
                 seen[name], curve, radii_of(model, radii), reach=reach, seed=seed
             )
             table += [{"model": name, **row} for row in rows]
     first = next(iter(seen.values()))["plain"]
-    notes = [*_never_right(seen), *_compared(areas, reach)]
+    notes += [*_never_right(seen), *_compared(areas, reach)]
     return Findings(table, images=len(first.images), skipped=first.skipped, notes=notes)
 
 

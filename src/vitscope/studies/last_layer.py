@@ -32,6 +32,7 @@ from vitscope.interventions.trunk import answer, noise, trunk
 from vitscope.meters.token_accuracy import TokenAccuracies, TokenAccuracy
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
+from vitscope.studies.classifiers import classifiers
 from vitscope.studies.last_layer_figures import draw
 from vitscope.studies.last_layer_published import PUBLISHED
 from vitscope.studies.result import Array, Row
@@ -64,12 +65,9 @@ def run(
     """
     table: list[Row] = []
     arrays: dict[str, dict[str, Array]] = {}
-    notes: list[str] = []
+    asked, notes = classifiers(models)
     last: Scanned | None = None
-    for name, model in models.items():
-        if not any(site.name == "logits" for site in model.sites):
-            notes.append(f"{name} is left out: it has no logits")
-            continue
+    for name, model in asked.items():
         told = partial(on_progress, name) if on_progress else None
         if told:
             told(0, len(source))

@@ -29,6 +29,7 @@ from vitscope.meters.predictions import Predictions
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.studies.answers import left_of
+from vitscope.studies.classifiers import classifiers
 from vitscope.studies.depth import PATTERNS, first_pattern
 from vitscope.studies.faithfulness import faithfulness
 from vitscope.studies.occlusion_drawn import AMONG, PLAIN, draw
@@ -87,12 +88,9 @@ def run(
     _check(shares, salience, levels, units)
     table: list[Row] = []
     arrays: dict[str, dict[str, Array]] = {}
-    notes: list[str] = []
+    asked, notes = classifiers(models)
     plain: Scanned | None = None
-    for name, model in models.items():
-        if not any(site.name == "logits" for site in model.sites):
-            notes.append(f"{name} is left out: it has no logits")
-            continue
+    for name, model in asked.items():
         salient, told = _salient(models, name, source, salience)
         notes.append(f"{name}: what is salient is told by {told}")
         views = _views(model, levels, notes)

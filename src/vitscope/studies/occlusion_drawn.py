@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitscope.atlas.commit import file_name
 from vitscope.studies.appearance import from_text
 from vitscope.studies.depth import DEPTH, along, column
-from vitscope.studies.result import Result, file_name
+from vitscope.studies.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

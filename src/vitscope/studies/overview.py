@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from math import nan
+from typing import TYPE_CHECKING
 
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue
@@ -14,11 +16,17 @@ from vitscope.meters.accuracy import Accuracy
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.scan import scan
-from vitscope.studies.result import Row
+from vitscope.studies.classifiers import NO_LOGITS
+from vitscope.studies.result import Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study, label_notes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLOCK = re.compile(r"blocks\.\d+|stages\.\d+\.\d+")
 """What leaves a block, in the words of transformers and Mixers, and of CNNs."""
+TOP = {"top1": "top-1", "top5": "top-5"}
+"""Accuracies: columns, and what figures call them."""
 
 
 def run(
@@ -80,11 +88,36 @@ def _label_notes(name: str, model: VisionModel, source: ImageSource) -> list[str
         raise BadValue(f"{source.name} has no labels")
     units = next((site.units for site in model.sites if site.name == "logits"), 0)
     if not units:
-        raise BadValue("it has no logits")
+        raise BadValue(NO_LOGITS)
     named = any(called.isdigit() or called in (model.classes or ()) for called in source.classes)
     if len(source.classes) < units and not named:
         raise BadValue(f"the {len(source.classes)} classes of {source.name} are none of its {units}")
     return label_notes({name: model}, source)
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """How often the models are right, where that is known, and how large they are."""
+    from vitscope.plots import Bars, bars
+
+    figures = {}
+    if any("top1" in row for row in result.table):
+        right = [
+            Bars(
+                row["model"],
+                [row.get(name, nan) for name in TOP],
+                [row.get(f"{name}_low", nan) for name in TOP],
+                [row.get(f"{name}_high", nan) for name in TOP],
+            )
+            for row in result.table
+        ]
+        figures["accuracy"] = bars(
+            {"Right answers": right}, groups=list(TOP.values()), y_label="images (%)", y_range=(0, 100)
+        )
+    sizes = [row["parameters"] / 1e6 for row in result.table]
+    figures["parameters"] = bars(
+        {"Size": [Bars("parameters", sizes)]}, groups=result.models, y_label="parameters (millions)"
+    )
+    return figures
 
 
 OVERVIEW = Study(
@@ -96,6 +129,7 @@ OVERVIEW = Study(
     ),
     citation="no paper: what a comparison begins with",
     run=run,
+    draw=draw,
     caveats=(
         "Accuracy is that on these images, which a model may have been trained on. Compare it with a "
         "published one only where images, resize and crop are the same.",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitscope.atlas.commit import file_name
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue, UnknownSite, Unsuited
 from vitscope.meters.reading import Array
@@ -26,7 +27,7 @@ from vitscope.studies.appearance import Picture, as_text, from_text, jpeg_bits, 
 from vitscope.studies.depth import PATTERNS, depths, first_pattern, quartiles
 from vitscope.studies.dreamt import Dreamt, drawn, dreams_of, short
 from vitscope.studies.exemplars import views
-from vitscope.studies.result import Result, Row, file_name
+from vitscope.studies.result import Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 
 if TYPE_CHECKING:

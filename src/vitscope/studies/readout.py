@@ -22,6 +22,7 @@ from vitscope.meters.token_accuracy import TokenAccuracies, TokenAccuracy
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.studies.class_means import class_means
+from vitscope.studies.classifiers import NO_LOGITS, has_logits
 from vitscope.studies.depth import column
 from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.scanner import scanner
@@ -96,8 +97,8 @@ def run(
 
 def _unreadable(model: VisionModel) -> str:
     """Why a model's own head reads none of its blocks; empty where it does."""
-    if not any(site.name == "logits" for site in model.sites):
-        return "it has no logits"
+    if not has_logits(model):
+        return NO_LOGITS
     try:
         with read_out_early(model):
             return ""

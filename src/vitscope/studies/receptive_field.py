@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vitscope.atlas.commit import file_name
 from vitscope.data.drawn import Drawn
 from vitscope.data.source import ImageSource, Shard, Skipped
 from vitscope.data.stream import stream
 from vitscope.errors import BadValue, SourceError, UnknownSite
 from vitscope.models.vision_model import Site, VisionModel
 from vitscope.studies.fields import Field, field_of, weights
-from vitscope.studies.result import Array, Result, Row, file_name
+from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vitscope.atlas.commit import write
+from vitscope.atlas.commit import file_name, write
 from vitscope.errors import BadValue, Failure, MissingPath, UnknownName, suggestion
 from vitscope.notebook import Picture, card, cell, pictures, table
 from vitscope.provenance import Provenance
@@ -283,11 +282,6 @@ def csv_of(rows: Sequence[Row]) -> bytes:
     """The table as CSV, with all columns; empty where a row has no such value."""
     columns = columns_of(rows)
     return _csv([columns, *([row.get(name) for name in columns] for row in rows)])
-
-
-def file_name(text: str) -> str:
-    """The text as the name of a file: what is no letter, digit, dot or dash becomes an underscore."""
-    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def _asked(provenance: Provenance) -> dict[str, Any]:

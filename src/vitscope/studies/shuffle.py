@@ -27,6 +27,7 @@ from vitscope.meters.predictions import Predictions
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
 from vitscope.studies.answers import LEFT, left_of
+from vitscope.studies.classifiers import classifiers
 from vitscope.studies.depth import DEPTH, along, column, first_pattern
 from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.study import NEEDS, Findings, Models, OnProgress, Study, label_notes
@@ -90,12 +91,9 @@ def run(
         raise BadValue(f"shuffle needs at least {LEAST} images, and {source.name} has {len(source)}")
     table: list[Row] = []
     arrays: dict[str, dict[str, Array]] = {}
-    notes: list[str] = []
+    asked, notes = classifiers(models)
     whole: Scanned | None = None
-    for name, model in models.items():
-        if not any(site.name == "logits" for site in model.sites):
-            notes.append(f"{name} is left out: it has no logits")
-            continue
+    for name, model in asked.items():
         pattern = first_pattern(model, sites)
         meters: list[Meter] = [CKA(pattern, gram=gram, features=features), Predictions()]
         objects = None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
+from vitscope.atlas.commit import file_name
 from vitscope.data.drawn import Drawn
 from vitscope.data.source import SHARD_SIZE, ImageSource
 from vitscope.errors import BadValue
@@ -32,7 +33,7 @@ from vitscope.meters.hsic import CKA, WHOLE
 from vitscope.parts import BATCH_SIZE
 from vitscope.plots import heat_maps
 from vitscope.scan import scan
-from vitscope.studies.result import Array, Result, Row, file_name
+from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 
 if TYPE_CHECKING:

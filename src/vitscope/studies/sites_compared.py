@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 
+from vitscope.atlas.commit import file_name
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue, Unsuited
 from vitscope.meters.reading import Array
@@ -24,7 +25,7 @@ from vitscope.models.vision_model import Site, VisionModel
 from vitscope.studies.appearance import as_text, features, roughness
 from vitscope.studies.dreamt import Dreamt, drawn, dreams_of, short
 from vitscope.studies.effects import average, cliffs_delta, mean_of, separability
-from vitscope.studies.result import Result, Row, file_name
+from vitscope.studies.result import Result, Row
 from vitscope.studies.sites_drawn import sites_figure
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 from vitscope.tap import read

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitscope.atlas.commit import file_name
 from vitscope.data.drawn import Drawn
 from vitscope.data.source import ImageSource
 from vitscope.errors import BadValue, Unsuited
@@ -25,7 +26,8 @@ from vitscope.meters.predictions import Predictions
 from vitscope.meters.share import Share
 from vitscope.models.vision_model import VisionModel
 from vitscope.parts import BATCH_SIZE, Scanned
-from vitscope.studies.result import Array, Result, Row, file_name
+from vitscope.studies.classifiers import NO_LOGITS, has_logits
+from vitscope.studies.result import Array, Result, Row
 from vitscope.studies.study import Findings, Models, OnProgress, Study
 from vitscope.variants import Variant, scan_variants
 
@@ -110,8 +112,8 @@ def _chosen(model: VisionModel, blocks: Sequence[int], which: str) -> tuple[list
     count = sum(site.name.count(".") == 1 and site.name.startswith("blocks.") for site in model.sites)
     wanted = [block for block in (blocks or range(count)) if block < count]
     found, why = [], "it has no such block" if count else "it has no blocks of two branches with skips"
-    if wanted and not any(site.name == "logits" for site in model.sites):
-        return [], "it has no logits"
+    if wanted and not has_logits(model):
+        return [], NO_LOGITS
     for block in wanted:
         try:
             with remove_skip(model, block=block, which=which):

@@ -10,18 +10,19 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from vitscope.address import Address
-from vitscope.atlas.commit import write
+from vitscope.atlas.commit import file_name, write
 from vitscope.atlas.leaf import webp
 from vitscope.atlas.read import Atlas, StoredDream
-from vitscope.dream.result import Dream
 from vitscope.errors import BadAddress, VitscopeError
 from vitscope.provenance import Provenance, explain
-from vitscope.studies.result import file_name
+
+if TYPE_CHECKING:
+    from vitscope.dream.result import Dream
 
 QUALITY = 85
 """Of the WebP that a page shows of a PNG."""

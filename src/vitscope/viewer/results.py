@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vitscope.atlas.commit import file_name
 from vitscope.errors import BadValue, MissingPath, UnknownName, suggestion
-from vitscope.studies.result import RESULT_FILE, Result, file_name
+
+if TYPE_CHECKING:  # studies bring torch, for which a reader of atlases does not wait
+    from vitscope.studies.result import Result
 
 KEPT = 32
 """Results whose figures stay drawn."""
@@ -26,7 +30,9 @@ class Results:
     def __init__(self, folders: Sequence[str | Path] = ()) -> None:
         self._folders: dict[str, Path] = {}
         for folder in map(Path, folders):
-            found = list(_results_in(folder))
+            from vitscope.studies.result import RESULT_FILE
+
+            found = list(_results_in(folder, RESULT_FILE))
             if not found:
                 raise MissingPath(f"no result of a study in {str(folder)!r}: no {RESULT_FILE} in it or below")
             for one in found:
@@ -56,6 +62,8 @@ class Results:
         """
         if name not in self._folders:
             raise UnknownName(f"no result {name!r} here.{suggestion(name, self._folders)}")
+        from vitscope.studies.result import Result
+
         return Result.open(self._folders[name])
 
     def page(self, name: str) -> object:
@@ -78,8 +86,8 @@ class Results:
             raise BadValue(f"{name} is not a result that its study can draw: {error!r}") from error
 
 
-def _results_in(folder: Path) -> Iterator[Path]:
-    if (folder / RESULT_FILE).is_file():
+def _results_in(folder: Path, file: str) -> Iterator[Path]:
+    if (folder / file).is_file():
         yield folder
     elif folder.is_dir():
-        yield from (path.parent for path in sorted(folder.glob(f"*/{RESULT_FILE}")))
+        yield from (path.parent for path in sorted(folder.glob(f"*/{file}")))

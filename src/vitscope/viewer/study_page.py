@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vitscope.errors import VitscopeError
-from vitscope.studies.result import Result
 from vitscope.viewer.library import Answer, Library, page
+
+if TYPE_CHECKING:
+    from vitscope.studies.result import Result
 
 
 def studies(library: Library, path: str) -> Answer:
