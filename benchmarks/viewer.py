@@ -1,10 +1,11 @@
-"""How fast the viewer is on an atlas of 40,000 units, and how many files its export has.
+"""How fast the viewer is on an atlas of 40,000 units, how much memory it takes, and how large an export is.
 
 The atlas is made of the real leaves of a smaller one, of `vitscope demo --no-serve` for instance, written
 again and again under other numbers, so that tables, pictures and dreams are as large as they are in life. The
 server is the one that `vitscope serve` starts, asked over HTTP.
 
     python benchmarks/viewer.py demo.atlas --units 40000 --clients 50 --seconds 20
+    python benchmarks/viewer.py demo.atlas --export vit_b.site      # writes all 36,864 units of a ViT-B
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import json
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -26,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,8 @@ from vitscope.viewer.shelf import Shelf
 
 SITE_UNITS = 3072
 """Units of a site of a ViT-B."""
+VIT_B_UNITS = 12 * SITE_UNITS
+"""Of all sites that `vitscope build` takes by itself, `blocks.*.ffn`."""
 TABLES = {"units.parquet", "exemplars.parquet", "samples.parquet", "alike.parquet"}
 """Files of a leaf in which units have numbers."""
 
@@ -75,6 +80,30 @@ def renumbered(content: bytes, site: SiteLayout, leaf: int, *, first: int) -> by
     sink = io.BytesIO()
     pq.write_table(table.filter(pa.compute.less(table["unit"], members.stop)), sink, compression="zstd")
     return sink.getvalue()
+
+
+def exported(large: Path, out: Path) -> dict[str, Any]:
+    """The site that `vitscope export` writes of an atlas: files and bytes as they lie on the disk."""
+    command = [sys.executable, "-m", "vitscope", "export", str(large), "--out", str(out), "--json"]
+    begun, busy = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    kinds: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        kind = path.relative_to(out).parts[2] if path.parts[len(out.parts)] == "a" else "others"
+        kinds[kind] += 1
+        sizes[kind] += path.stat().st_size
+    return {
+        "files": kinds.total(),
+        "files_by_kind": dict(kinds),
+        "megabytes": round(sizes.total() / 1e6, 1),
+        "megabytes_by_kind": {kind: round(size / 1e6, 1) for kind, size in sizes.items()},
+        "damaged": len(told["damaged"]),
+        "seconds": time.perf_counter() - begun,
+        "processor_seconds": used.ru_utime - busy,
+        "peak_memory_mb": used.ru_maxrss / 1024,
+    }
 
 
 @contextmanager
@@ -141,7 +170,7 @@ def walk(port: int, slug: str, store: Store, *, steps: int) -> dict[str, float]:
 
 
 def load(port: int, process: int, slug: str, store: Store, *, clients: int, seconds: float) -> dict[str, Any]:
-    """Many readers at once: unit pages, and now and then a grid, its overview, a map or a picture."""
+    """Many readers at once: unit pages, and now and then a grid, its overview and numbers, or an image."""
     statuses: Counter[int | str] = Counter()
     times: list[float] = []
     memories = [memory(process)]
@@ -177,6 +206,7 @@ def _reader(
     times: list[float],
 ) -> None:
     draw = random.Random(seed)
+    images = [path.stem for path in (store.root / "images").glob("*/*.webp")]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while time.monotonic() < end:
         site = store.sites[draw.choice(list(store.sites))]
@@ -186,8 +216,10 @@ def _reader(
                 f"unit/{site.name}/{unit}.html",
                 f"site/{site.name}/{page}.html",
                 f"sprite/{site.name}/{page}.webp",
+                f"data/{site.name}.json",
+                f"thumbnail/{draw.choice(images)}.webp",
             ],
-            [8, 1, 1],
+            [16, 2, 2, 1, 4],
         )[0]
         try:
             status, _, took = get(connection, f"a/{slug}/{path}")
@@ -207,13 +239,21 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=40_000)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--export", type=Path, metavar="SITE", help="write the units of a ViT-B here instead")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.atlas"
+        if asked.export is not None:
+            enlarged(asked.atlas, large, units=VIT_B_UNITS)
+            print(json.dumps(exported(large, asked.export), indent=1))
+            return
         store = enlarged(asked.atlas, large, units=asked.units)
         with served(large) as (port, process):
-            found = walk(port, "large", store, steps=100)
-            found |= load(port, process, "large", store, clients=asked.clients, seconds=asked.seconds)
+            found: dict[str, Any] = {"memory_at_start_mb": round(memory(process))}
+            found |= walk(port, "large", store, steps=100)
+            many = partial(load, port, process, "large", store, clients=asked.clients)
+            many(seconds=asked.seconds / 4)  # until caches are full
+            found |= many(seconds=asked.seconds)
         library = Library(Shelf([Atlas.open(large)]), served=False)
         keep_below(library, MOST_FILES)
         paths = list(every_path(library))

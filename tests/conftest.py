@@ -1,10 +1,15 @@
-"""Fixtures and doubles shared by all tests."""
+"""Fixtures and doubles shared by all tests, and how types are checked while they run."""
 
+import dataclasses
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from PIL import Image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -12,6 +17,49 @@ PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 """Two images of noise."""
 
 torch.set_num_threads(1)  # many small computations: with more threads they wait for each other
+
+checked_with_axes = jaxtyping.jaxtyped
+checked_without = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+
+
+def checked(part=None, *, typechecker):
+    """What jaxtyping's import hook decorates everything with, in place of its `jaxtyped`.
+
+    That binds the arguments of every call and has them checked twice, which took half of the time of all
+    tests. It is needed where there are arrays, whose axes are compared; elsewhere beartype sees to the same
+    alone.
+    """
+    if part is None:
+        return partial(checked, typechecker=typechecker)
+    if isinstance(part, type):
+        if dataclasses.is_dataclass(part) and "__init__" in vars(part):
+            part.__init__ = checked(part.__init__, typechecker=typechecker)
+        return part
+    written = part.__annotations__
+    types = {name: type_of(text, part.__globals__) for name, text in written.items()}
+    if any(map(has_array, types.values())):
+        return checked_with_axes(part, typechecker=typechecker)
+    part.__annotations__ = types
+    found = checked_without(part)
+    part.__annotations__ = found.__annotations__ = written
+    return found
+
+
+def type_of(text, names):
+    """What an annotation stands for: anything, as for jaxtyping, where mypy alone knows."""
+    try:
+        return get_type_hints(type("Holder", (), {"__annotations__": {"it": text}}), names)["it"]
+    except Exception:
+        return Any
+
+
+def has_array(hint):
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(has_array, hint if isinstance(hint, list) else get_args(hint)))
+
+
+jaxtyping.jaxtyped = checked  # before any file of the package is imported, and so decorated
 
 
 @pytest.fixture(scope="session")

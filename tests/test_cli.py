@@ -19,10 +19,10 @@ from vitscope.commands import console
 from vitscope.notebook import printable
 
 
-def building(source: object, out: object, *, sites: str = "blocks.1.ffn") -> list[str]:
+def building(source: object, out: object) -> list[str]:
     """The arguments that build a small atlas."""
     model = ["vitscope:vit_mini", str(source), "--weights", "random"]
-    return ["build", *model, "--sites", sites, "--out", str(out)]
+    return ["build", *model, "--sites", "blocks.1.ffn", "--out", str(out)]
 
 
 def run(*arguments: object, capsys) -> tuple[int, str, str]:
@@ -117,8 +117,9 @@ def test_fault_057_an_atlas_made_with_other_settings(atlas, photos, capsys):
 
 
 @pytest.mark.slow
-def test_fault_058_an_interrupt_is_quiet_and_resumable(tmp_path):
-    command = [sys.executable, "-m", "vitscope", *building("demo:", "a", sites="blocks.*.ffn")]
+def test_fault_058_an_interrupt_is_quiet_and_resumable(photos, tmp_path):
+    """After the scan of a few pictures, which is soon done, and before the end of dreams, which take long."""
+    command = [sys.executable, "-m", "vitscope", *building(f"folder:{photos}", "a"), "--dreams", "8"]
     child = subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.atlas.leaf import DreamRow, ExemplarRow, UnitRow, digest, sprite, table_bytes
 from vitscope.atlas.manifest import Manifest, SiteLayout
 from vitscope.atlas.store import Store

@@ -1,8 +1,8 @@
 """Kills small builds at random moments and lets them go on: the process that `test_kill.py` starts.
 
-It imports torch once and forks a child for every build, since starting Python anew forty times takes
-minutes. It prints, as JSON, the hash of every file of the atlas of an uninterrupted build, and for each kill
-its moment, whether it came before the end, and the hashes after the same build was run again.
+It imports torch and makes a model once, and forks a child for every build, since starting Python anew forty
+times takes minutes. It prints, as JSON, the hash of every file of the atlas of an uninterrupted build, and
+for each kill its moment, whether it came before the end, and the hashes after the same build was run again.
 """
 
 import hashlib
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.data import images
 from vitscope.dream.recipes import GHIASI_2022
 from vitscope.testing import tiny_vit
 
 QUICK = GHIASI_2022.replace(name="quick", steps=2, copies=2)
+MODEL = tiny_vit(depth=2)
 
 
 def start(photos: Path, out: Path) -> int:
@@ -30,12 +31,13 @@ def start(photos: Path, out: Path) -> int:
         settings = {
             "sites": "blocks.*.ffn",
             "k": 3,
-            "dreams": 3,
+            "dreams": 2,
+            "repeats": 2,
             "recipe": QUICK,
             "shard_size": 8,
             "batch_size": 2,
         }
-        build(tiny_vit(), images(f"folder:{photos}"), out=out, **settings)
+        build(MODEL, images(f"folder:{photos}"), out=out, **settings)
         os._exit(0)
     return child
 

@@ -18,7 +18,7 @@ KILLS = 20
 def test_fault_063_killed_at_20_random_moments_it_resumes_to_the_same_bytes(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
-    for number in range(40):
+    for number in range(24):
         pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number:02d}.png")
     script = Path(__file__).with_name("kill_server.py")

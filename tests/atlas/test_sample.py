@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.atlas.conftest import CONSTANT, DEAD, SETTINGS, SITE, model, opened, tree
 
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.atlas.leaf import SAMPLED
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.sample import SEED, alike_rows, medians, sample_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.atlas.read import Atlas
 from vitscope.data import images
 from vitscope.dream.recipes import GHIASI_2022

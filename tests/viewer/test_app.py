@@ -1,14 +1,20 @@
 """The server: headers, redirects, ports, and that it sends the files of `files.py`."""
 
 import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
-from tests.viewer.conftest import UNIT
+from tests.viewer.conftest import UNIT, served
 
 from vitscope.errors import BadValue
-from vitscope.viewer.app import FOREVER, find_port, serve
+from vitscope.viewer import app
+from vitscope.viewer.app import FOREVER, READERS, create_app, find_port, serve
+from vitscope.viewer.library import Answer
 
 
 def test_home_is_the_same_page_under_both_its_names(client):
@@ -49,6 +55,28 @@ def test_a_typed_address_leads_to_its_page(client):
     lost = client.get("/a/tiny/go", params={"address": "blocks.0.fn:7"})
     assert lost.status_code == 404
     assert "Nearest: &#39;blocks.0.ffn&#39;" in lost.text
+
+
+def test_so_many_pages_are_made_at_once_and_others_wait(atlas, monkeypatch):
+    """Each that is being made holds what it read, so the memory of a server depends on how many there are."""
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def slow(library, path):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        with lock:
+            inside -= 1
+        return Answer(path.encode(), "text/plain")
+
+    monkeypatch.setattr(app, "answer", slow)
+    with served(create_app([atlas])) as port, ThreadPoolExecutor(4 * READERS) as readers:
+        urls = [f"http://127.0.0.1:{port}/{number}" for number in range(4 * READERS)]
+        answers = list(readers.map(lambda url: urlopen(url).read().decode(), urls))
+    assert answers == [str(number) for number in range(4 * READERS)]
+    assert most == READERS
 
 
 def test_any_unit_is_a_unit(client):

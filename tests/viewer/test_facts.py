@@ -34,11 +34,20 @@ def test_leaves_that_cannot_be_read_say_so_in_their_units(make_atlas):
     waiting = facts.units(volume.site("logits"))
     assert waiting.statuses == {"not built yet": 10}
     assert waiting.damaged == 0
+    assert waiting.first is waiting.shown is None
     (half.path / "sites/blocks.00.ffn/0001.units.parquet").write_bytes(b"short")
     hurt = facts.units(volume.site("blocks.0.ffn"))
     assert hurt.statuses == {"ok": 254, "dead": 1, "nan": 1, "damaged": 44}
     assert hurt.damaged == 1
+    assert hurt.first == hurt.shown == 0
     assert len(facts.exemplars(volume.site("logits")).unit) == 0
+
+
+def test_a_site_is_shown_by_a_unit_that_can_be_read(make_atlas):
+    hurt = make_atlas()
+    (hurt.path / "sites/blocks.00.ffn/0000.units.parquet").write_bytes(b"short")
+    facts = Volume("own", hurt).facts.units(hurt.sites[0])
+    assert facts.first == facts.shown == 256
 
 
 def test_exemplars_are_those_of_each_unit(volume, atlas):

@@ -153,11 +153,13 @@ def test_the_page_of_an_older_atlas_says_what_it_lacks(read):
 
 def test_dreams_that_were_kept_stand_side_by_side_with_their_trust(atlas, make_atlas, read):
     page = read(UNIT.format(3)).partition('class="dreams"')[2].partition("</section>")[0]
-    assert len(re.findall('src="data:image/webp', page)) == 3
+    assert re.findall(r'src="(?:data:image/webp)[^>]*alt="[^"]*(by olah_2017, seed \d)"', page) == [
+        "by olah_2017, seed 0", "by olah_2017, seed 1",
+    ]  # fmt: skip
     rows = dict(re.findall(r'<th scope="row"[^>]*>([^<]+)</th>(.*?)</tr>', page))
     cells = {name: re.findall(r"<td>([^<]+)</td>", row) for name, row in rows.items()}
     assert cells == {"score": ["2.50"] * 2, "best image": ["1.75"] * 2, "robust": ["1.5", "2.5"]}
-    assert page.count("<b>olah_2017</b>") == 2
+    assert page.count("<b>olah_<wbr>2017</b>") == page.count("kept by you") == 2
     own = make_atlas()
     folder = own.path.with_name("own.dreams")
     keep_dream(folder, "blocks.0.ffn:3", weights="sha256:99")
@@ -251,7 +253,7 @@ def test_results_of_studies_are_shown_with_their_numbers(read):
 
 def test_health_counts_what_is_amiss(read, atlas, make_atlas):
     page = read("a/tiny/health.html")
-    assert 'Leaves that cannot be read</h2>\n<p class="muted">None.' in page
+    assert 'Leaves that are missing or damaged</h2>\n<p class="muted">None.' in page
     assert ">blocks.0.ffn:2</a>" in page
     hurt = make_atlas(without=("logits/0000.ok",))
     (hurt.path / "sites/blocks.00.ffn/0001.units.parquet").write_bytes(b"short")
@@ -259,11 +261,15 @@ def test_health_counts_what_is_amiss(read, atlas, make_atlas):
     skipped = [{"path": "<b>x.jpg", "reason": "truncated", "detail": "ends early"}]
     (hurt.path / "runs/1.json").write_text(json.dumps({"outcome": "finished", "skipped": skipped}))
     (hurt.path / "runs/2.json").write_text("{")
-    page = answer(Library(Shelf([hurt])), "a/own/health.html").content.decode()
+    library = Library(Shelf([hurt]))
+    page = answer(library, "a/own/health.html").content.decode()
     assert "1 damaged" in page
     assert "not built yet" in page
     assert "0001.units.parquet has 5 bytes" in page
     assert "&lt;b&gt;x.jpg</td><td>truncated</td><td>ends early" in page
+    shown = answer(library, "index.html").content.decode()
+    assert 'class="mosaic"><img src="a/own/sprite/blocks.0.ffn/1.webp' in shown, "what is built of it"
+    assert "<h1>Not built yet</h1>" in answer(library, "a/own/unit/logits/0.html").content.decode()
 
 
 PAGES = [

@@ -89,3 +89,6 @@ def test_licences_and_recipes_are_told_in_words(atlas):
     facts = made_from(manifest)
     assert facts["licence"] == "cat: CC0; rocket: public domain"
     assert facts["dreams"] == "3 a site by olah_2017 (Olah et al. 2017), seed 7"
+    manifest["dreams"] |= {"count": "all", "beside": [{"name": "mine", "citation": "me"}], "repeats": 2}
+    told = "all units by olah_2017 (Olah et al. 2017) and mine (me), 2 of a unit by each, from seed 7"
+    assert made_from(manifest)["dreams"] == told

@@ -1,70 +1,35 @@
-"""Atlases: what every unit of a model responds to, built once, read and browsed ever after."""
+"""Atlases: what every unit of a model responds to, built once, read and browsed ever after.
+
+Names are imported on first use (PEP 562), so that whoever only reads an atlas does not wait for torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
-from vitscope.atlas.build import Built, OnProgress
-from vitscope.atlas.build import build as _build
-from vitscope.atlas.read import Atlas
-from vitscope.data.source import SHARD_SIZE, ImageSource
-from vitscope.dream import recipe_named
-from vitscope.dream.recipe import Recipe
-from vitscope.engine.engine import Engine
-from vitscope.models.vision_model import VisionModel
-from vitscope.parts import BATCH_SIZE, MAX_SKIP
+if TYPE_CHECKING:
+    from vitscope.atlas.building import Built as Built
+    from vitscope.atlas.door import build as build
+    from vitscope.atlas.read import Atlas as Atlas
 
-__all__ = ["Atlas", "Built", "build", "open"]
+_HOMES = {
+    "Atlas": "vitscope.atlas.read",
+    "Built": "vitscope.atlas.building",
+    "build": "vitscope.atlas.door",
+}
+__all__ = ["Atlas", "Built", "build", "open"]  # see `_HOMES`
 
 
-def build(
-    model: VisionModel,
-    source: ImageSource,
-    *,
-    out: str | Path,
-    sites: str = "blocks.*.ffn",
-    dreams: int | Literal["all"] = 0,
-    k: int = 9,
-    recipe: str | Recipe = "vitscope",
-    seed: int = 0,
-    seeds: int = 1,
-    batch_size: int = BATCH_SIZE,
-    shard_size: int = SHARD_SIZE,
-    engine: Engine | None = None,
-    max_skip: float = MAX_SKIP,
-    on_progress: OnProgress | None = None,
-    on_plan: Callable[[str], None] | None = None,
-) -> Built:
-    """Build an atlas, or go on with one, with a recipe by name or as a value; see
-    `vitscope.atlas.build.build`.
-
-    Raises:
-        UnknownName: there is no such recipe; and what `vitscope.atlas.build.build` raises.
-
-    >>> import vitscope as vs
-    >>> vs.build(model, images, sites="blocks.*.ffn", dreams=5, out="val.atlas")  # doctest: +SKIP
-    """
-    return _build(
-        model,
-        source,
-        out=out,
-        sites=sites,
-        dreams=dreams,
-        k=k,
-        recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
-        seed=seed,
-        seeds=seeds,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        engine=engine,
-        max_skip=max_skip,
-        on_progress=on_progress,
-        on_plan=on_plan,
-    )
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def open(path: str | Path) -> Atlas:
     """Open an atlas for reading; see `Atlas.open`."""
+    from vitscope.atlas.read import Atlas
+
     return Atlas.open(path)

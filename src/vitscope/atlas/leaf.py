@@ -239,7 +239,13 @@ def _read(content: bytes, schema: pa.Schema) -> pa.Table:
 
 def exemplars_of(table: pa.Table, unit: int) -> list[ExemplarRow]:
     """The exemplars of one unit, both rankings, best first."""
-    return [ExemplarRow(**record) for record in table.filter(pc.field("unit") == unit).to_pylist()]
+    return [ExemplarRow(**record) for record in rows_of(table, unit)]
+
+
+def rows_of(table: pa.Table, unit: int) -> list[dict[str, Any]]:
+    """The rows of one unit, in their order."""
+    found: list[dict[str, Any]] = table.filter(pc.equal(table["unit"], unit)).to_pylist()
+    return found
 
 
 def ok_bytes(files: Mapping[str, bytes]) -> bytes:

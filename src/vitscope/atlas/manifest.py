@@ -61,7 +61,8 @@ class Manifest:
         k: exemplars a unit and ranking.
         meters: the meters of its scan, as their `repr`.
         histogram_edges: lower edge of the first bin to upper edge of the last; two open bins lie outside.
-        dreams: {"count": units a site or "all", "recipe": ..., "seed": ..., "seeds": ...}, or None.
+        dreams: {"count": units a site or "all", "recipe": ..., "seed": ..., "seeds": ...}, or None; with
+            "beside", the other recipes, and "repeats", dreams of a unit by each, where there are several.
         shard_size: images a shard.
         images: entries of the source, readable or not.
     """
@@ -121,6 +122,12 @@ class Manifest:
                 "histogram_edges": tuple(document["histogram_edges"]),
             }
         )
+
+    @property
+    def ways(self) -> int:
+        """How many dreams a unit that is dreamt of has."""
+        plan = self.dreams or {}
+        return (1 + len(plan.get("beside", ()))) * int(plan.get("repeats", 1))
 
     @property
     def folders(self) -> dict[str, str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vitscope.address import Address
 from vitscope.atlas.leaf import (
@@ -27,6 +26,7 @@ from vitscope.atlas.leaf import (
     digest,
     exemplar_table,
     exemplars_of,
+    rows_of,
     unit_table,
 )
 from vitscope.atlas.manifest import LEAF_UNITS
@@ -46,7 +46,7 @@ from vitscope.atlas.unit import (
 from vitscope.errors import AtlasError, BadAddress, UnknownAddress
 from vitscope.notebook import Picture, card, pictures, sentence, table
 
-LEAVES_KEPT = 64
+LEAVES_KEPT = 16
 """Leaves that an open atlas keeps in memory, at about 2 MB each."""
 
 MOST_SITES = 6
@@ -129,12 +129,15 @@ class Atlas:
             UnknownAddress: the site has no such leaf.
             AtlasError: the leaf is not built yet, or damaged.
         """
+        self._check_leaf(site, index)
+        return self._leaf(site, index)
+
+    def _check_leaf(self, site: str, index: int) -> None:
         layout = self._store.layout(site)
         if not 0 <= index < layout.leaves:
             raise UnknownAddress(
                 f"no leaf {index} at {site}: it has {layout.leaves} (0..{layout.leaves - 1})"
             )
-        return self._leaf(site, index)
 
     def _load(self, site: str, index: int) -> Leaf:
         try:
@@ -201,7 +204,7 @@ class Atlas:
         if leaf.samples is None:
             return None
         images, alike = leaf.samples
-        likes = [AlikeRow(**record) for record in alike.filter(pc.field("unit") == unit).to_pylist()]
+        likes = [AlikeRow(**record) for record in rows_of(alike, unit)]
         return sampled_of(exemplars_of(images, unit), likes, self._store.layout(leaf.site).grid)
 
     @property
@@ -233,9 +236,11 @@ class Atlas:
     def sprite(self, site: str, index: int) -> bytes:
         """The overview of a leaf: a WebP of 16 x 16 tiles of 64 pixels, tile n for its n-th unit.
 
-        A tile is the unit's dream, or else its best exemplar, or else flat.
+        A tile is the unit's first dream, or else its best exemplar, or else flat.
+
+        Raises: as `leaf`.
         """
-        self.leaf(site, index)
+        self._check_leaf(site, index)
         return self._store.read_leaf(site, index, "sprite.webp")
 
     def thumbnail(self, image: str) -> bytes:

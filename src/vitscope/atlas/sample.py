@@ -7,9 +7,8 @@ thousand images as for a million, and a scan nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,6 @@ class Sample:
         moments: of each site over all images.
         found: what each of `sample_meters` found, by its name and then by site.
         images: path and class of every image.
-        k: images a unit and ranking.
     """
 
     model: VisionModel
@@ -99,28 +97,26 @@ class Sample:
     found: Mapping[str, Mapping[str, Any]]
     images: Images
 
-    def files(self, site: SiteLayout, leaf: int) -> dict[str, bytes]:
-        """What the sample says of one leaf."""
-        units = site.members(leaf)
+    def files(self, site: SiteLayout, leaves: Iterable[int]) -> Iterator[tuple[int, dict[str, bytes]]]:
+        """What the sample says of each of some leaves of a site."""
+        vectors = self._vectors(site.name)
+        for leaf in leaves:
+            yield leaf, self._leaf(site, site.members(leaf), vectors)
+
+    def _leaf(self, site: SiteLayout, units: range, vectors: Mapping[str, Array]) -> dict[str, bytes]:
         shown = [unit for unit in units if self.moments[site.name].status[unit] in SHOWN]
         found = {ranking: self.found[ranking].get(site.name) for ranking in TYPICAL}
         known = {ranking: exemplars for ranking, exemplars in found.items() if exemplars is not None}
         images = [row for unit in shown for row in ranked_rows(site, unit, known, self.images)]
         rows = [
-            row
-            for measure, vectors in self._vectors(site.name).items()
-            for row in alike_rows(measure, vectors, units)
+            row for measure, directions in vectors.items() for row in alike_rows(measure, directions, units)
         ]
         return {
             "samples.parquet": table_bytes(images, of=ExemplarRow),
             "alike.parquet": table_bytes(sorted(rows, key=lambda row: row.unit), of=AlikeRow),
         }
 
-    @cached_property
-    def _vectors(self) -> Callable[[str], dict[str, Array]]:
-        return lru_cache(maxsize=1)(self._vectors_of)
-
-    def _vectors_of(self, site: str) -> dict[str, Float[Array, "unit direction"]]:
+    def _vectors(self, site: str) -> dict[str, Float[Array, "unit direction"]]:
         """By measure a vector of length 1 for each unit, or 0: products of two are how alike they are."""
         live = np.isin(self.moments[site].status, SHOWN)[:, None]
         means = self.found["unit_means"][site].values

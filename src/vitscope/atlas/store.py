@@ -201,14 +201,16 @@ class Store:
         name = shard if _PLAIN.fullmatch(shard) else digest(shard.encode())[:32]
         return self.root / "parts" / f"{name}.safetensors"
 
-    def dream_file(self, site: str, unit: int) -> Path:
-        """Where a finished dream lies until its leaf is written."""
-        return self.root / "parts" / "dreams" / self._folders[site] / f"{unit:06d}.safetensors"
+    def dream_file(self, site: str, unit: int, way: int = 0) -> Path:
+        """Where a finished dream lies until its leaf is written; a unit has one for each way of dreaming."""
+        name = f"{unit:06d}{f'-{way}' if way else ''}.safetensors"
+        return self.root / "parts" / "dreams" / self._folders[site] / name
 
     def drop_dreams(self, site: str, leaf: int) -> None:
         """Remove the dreams that a finished leaf holds now."""
         for unit in self.layout(site).members(leaf):
-            self.dream_file(site, unit).unlink(missing_ok=True)
+            for way in range(self.manifest.ways):
+                self.dream_file(site, unit, way).unlink(missing_ok=True)
         for folder in (self.root / "parts/dreams" / self._folders[site], self.root / "parts/dreams"):
             with suppress(OSError):  # other dreams are still in it, or it never was
                 folder.rmdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +29,28 @@ DREAM_QUALITY = 90
 
 @dataclass(frozen=True)
 class DreamGroup:
-    """Some units of one site that are dreamt of together and committed together."""
+    """Some units of one site that are dreamt of together, in the same way, and committed together; `way`
+    counts the ways of an atlas from 0."""
 
     site: str
     units: tuple[int, ...]
+    way: int = 0
 
     def __str__(self) -> str:
-        return f"dreams-{self.site}-{self.units[0]}"
+        return f"dreams-{self.site}-{self.units[0]}{f'-{self.way}' if self.way else ''}"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an atlas dreams of every unit that it dreams of: a recipe, and the first of the seeds it tries."""
+
+    recipe: Recipe
+    seed: int
+
+
+def ways_of(recipes: Sequence[Recipe], *, seed: int, seeds: int, repeats: int) -> list[Way]:
+    """Every recipe `repeats` times, each time from seeds that are tried nowhere else."""
+    return [Way(recipe, seed + time * seeds) for recipe in recipes for time in range(repeats)]
 
 
 @dataclass(frozen=True)
@@ -73,23 +88,23 @@ class DreamTask:
 
     model: VisionModel
     store: Store
-    recipe: Recipe
-    seed: int
+    ways: Sequence[Way]
     seeds: int
-    plan: Plan
+    plans: Mapping[str, Plan]
     natural: Callable[[str, int], Natural]
 
     def __call__(self, group: DreamGroup) -> None:
         """Dream and commit."""
         objectives = [unit_objective(Address(group.site, unit)) for unit in group.units]
-        made = optimize(
-            self.model, objectives, recipe=self.recipe, seed=self.seed, seeds=self.seeds, plan=self.plan
-        )
+        recipe, seed = self.ways[group.way].recipe, self.ways[group.way].seed
+        plan = self.plans[recipe.name]
+        made = optimize(self.model, objectives, recipe=recipe, seed=seed, seeds=self.seeds, plan=plan)
         for unit, dream in zip(group.units, made, strict=True):
             picture = np.frombuffer(_picture(dream), np.uint8)
-            trusted = beside_natural(self.model, dream, self.natural(group.site, unit), recipe=self.recipe)
+            trusted = beside_natural(self.model, dream, self.natural(group.site, unit), recipe=recipe)
             facts = {"dream": _facts(trusted)}
-            write_arrays(self.store.dream_file(group.site, unit), {"webp": picture}, facts=facts)
+            file = self.store.dream_file(group.site, unit, group.way)
+            write_arrays(file, {"webp": picture}, facts=facts)
 
 
 def _picture(dream: Dream) -> bytes:

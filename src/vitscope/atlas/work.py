@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from vitscope.address import Address
@@ -16,11 +18,11 @@ from vitscope.atlas.manifest import SiteLayout
 from vitscope.atlas.rows import RANKINGS, SHOWN, Images, chosen, pack, ranked_rows, unit_row
 from vitscope.atlas.sample import Sample, sample_meters, sample_of, sample_source
 from vitscope.atlas.store import ABSENT, Store, read_arrays
-from vitscope.atlas.tasks import DreamGroup, DreamTask, ScanTask, ShardName
+from vitscope.atlas.tasks import DreamGroup, DreamTask, ScanTask, ShardName, ways_of
 from vitscope.atlas.thumbnails import make_thumbnails
 from vitscope.data.source import ImageSource, Shard, Skipped
 from vitscope.dream.objectives import unit as unit_objective
-from vitscope.dream.plan import Tuned, plan_dreams, tuned_for
+from vitscope.dream.plan import Plan, Tuned, plan_dreams, tuned_for
 from vitscope.dream.recipe import Recipe
 from vitscope.engine.engine import Engine
 from vitscope.errors import AtlasError, SourceError
@@ -43,7 +45,7 @@ class Work:
     source: ImageSource
     store: Store
     meters: Sequence[Meter]
-    recipe: Recipe | None
+    recipes: Sequence[Recipe]
     batch_size: int
     engine: Engine
     on_progress: OnProgress
@@ -150,8 +152,9 @@ class Work:
         part = self._read_part(shard, meters)
         found = {name: state.result() for name, state in part.states.items()}
         sample = Sample(self.model, self.found["moments"], found, self.images)
-        for site, leaf in todo:
-            self.store.commit_leaf(site.name, leaf, sample.files(site, leaf), of=SAMPLED)
+        for site, leaves in groupby(todo, key=itemgetter(0)):
+            for leaf, files in sample.files(site, [leaf for _, leaf in leaves]):
+                self.store.commit_leaf(site.name, leaf, files, of=SAMPLED)
 
     def _drawn(self) -> dict[str, Any]:
         chosen = [(image, *self.images[image]) for image in sample_of(self.images)]
@@ -203,27 +206,26 @@ class Work:
     def commit_leaf(self, site: SiteLayout, leaf: int) -> None:
         """Write one leaf, if all its dreams are there."""
         wanted = [unit for unit in self.chosen(site) if unit in site.members(leaf)]
-        dreams = {unit: self.read_dream(site.name, unit) for unit in wanted}
-        pictures = {unit: dream for unit, dream in dreams.items() if dream is not None}
-        if len(pictures) == len(wanted):
-            self.store.commit_leaf(site.name, leaf, self.leaf_files(site, leaf, pictures))
+        dreams = {unit: self.read_dreams(site.name, unit) for unit in wanted}
+        if all(len(found) == self.store.manifest.ways for found in dreams.values()):
+            self.store.commit_leaf(site.name, leaf, self.leaf_files(site, leaf, dreams))
         if self.store.fault(site.name, leaf) is None:  # written here, or by another process a moment ago
             self.store.drop_dreams(site.name, leaf)
             self.unfinished.remove((site, leaf))
             self.count_leaves()
 
     def leaf_files(
-        self, site: SiteLayout, leaf: int, dreams: Mapping[int, tuple[dict[str, Any], bytes]]
+        self, site: SiteLayout, leaf: int, dreams: Mapping[int, Sequence[tuple[dict[str, Any], bytes]]]
     ) -> dict[str, bytes]:
-        """The bytes of a leaf."""
-        content, pointers = pack({unit: [dream] for unit, dream in dreams.items()})
+        """The bytes of a leaf; the overview shows the first dream of a unit."""
+        content, pointers = pack(dreams)
         moments = self.found["moments"][site.name]
         units = [unit_row(moments, unit, dreams=pointers.get(unit, ())) for unit in site.members(leaf)]
         exemplars = self.rows(site, leaf)
         tiles = {row.unit: row.image for row in exemplars if (row.ranking, row.rank) == (RANKINGS[0], 0)}
         files = {unit: self.store.thumbnail_file(image) for unit, image in tiles.items()}
         pictures = {unit: path.read_bytes() for unit, path in files.items() if path.exists()}
-        pictures |= {unit: picture for unit, (_, picture) in dreams.items()}
+        pictures |= {unit: picture for unit, ((_, picture), *_) in dreams.items()}
         return {
             "units.parquet": table_bytes(units, of=UnitRow),
             "exemplars.parquet": table_bytes(exemplars, of=ExemplarRow),
@@ -241,23 +243,24 @@ class Work:
         statuses = [str(status) for status in self.found["moments"][site.name].status]
         return chosen(site.name, statuses, count=plan["count"], seed=plan["seed"])
 
-    def read_dream(self, site: str, unit: int) -> tuple[dict[str, Any], bytes] | None:
-        """A finished dream that is in no leaf yet: its facts and its WebP."""
-        found = read_arrays(self.store.dream_file(site, unit))
-        return None if found is None else (found[1], found[0]["webp"].tobytes())
+    def read_dreams(self, site: str, unit: int) -> list[tuple[dict[str, Any], bytes]]:
+        """The finished dreams of a unit that are in no leaf yet: their facts and their WebP."""
+        files = (self.store.dream_file(site, unit, way) for way in range(self.store.manifest.ways))
+        found = (read_arrays(file) for file in files)
+        return [(one[1], one[0]["webp"].tobytes()) for one in found if one is not None]
 
     def make_dreams(self) -> None:
         """Dream, group by group, and write each leaf as soon as its dreams are there."""
         plans = {site: self.chosen(site) for site in self.store.manifest.sites}
-        total = sum(map(len, plans.values()))
-        if self.recipe is None or not total:
+        total = sum(map(len, plans.values())) * self.store.manifest.ways
+        if not total:
             return
         groups = [group for site, units in plans.items() for group in self.groups(site, units)]
         todo = [group for group in groups if not self.dreamt(group)]
         self.dreams = total - sum(len(group.units) for group in todo)
         self.on_progress("dreams", self.dreams, total)
         if todo:
-            task = self.dream_task(self.recipe, todo)
+            task = self.dream_task(todo)
             for group in self.shared(task, todo, self.dreamt):
                 self.dreams += len(group.units)
                 self.on_progress("dreams", self.dreams, total)
@@ -265,31 +268,44 @@ class Work:
         self.dreams = total
         self.commit_leaves()
 
-    def dream_task(self, recipe: Recipe, todo: Sequence[DreamGroup]) -> DreamTask:
+    def dream_task(self, todo: Sequence[DreamGroup]) -> DreamTask:
         """What engines do, in the forms that all processes of this atlas agree on."""
         told = self.store.manifest.dreams or {}
-        seed, seeds = told["seed"], told["seeds"]
-        addresses = [Address(group.site, unit) for group in todo for unit in group.units]
+        seeds = told["seeds"]
+        ways = ways_of(self.recipes, seed=told["seed"], seeds=seeds, repeats=told.get("repeats", 1))
+        plans = {}
+        for recipe in self.recipes:
+            groups = [group for group in todo if ways[group.way].recipe == recipe]
+            if groups:
+                plans[recipe.name] = self.planned(recipe, groups, seeds)
+        paths = {image: path for image, (path, _) in self.images.items()}
+        natural = NaturalImages(self.source, self.model.preprocessing, self.found["topk_mean"], paths)
+        return DreamTask(self.model, self.store, ways, seeds, plans, natural.of)
+
+    def planned(self, recipe: Recipe, groups: Sequence[DreamGroup], seeds: int) -> Plan:
+        """How dreams by one recipe are computed; told in a sentence."""
+        addresses = [Address(group.site, unit) for group in groups for unit in group.units]
         objectives = [unit_objective(address).bind(self.model) for address in addresses]
         agreed = self.store.agreed("dreams.json", lambda: asdict(tuned_for(self.model, objectives)))
         tuned = Tuned(Forms(**agreed["forms"]), agreed["note"])
         plan = plan_dreams(self.model, objectives, recipe=recipe, tuned=tuned)
         plan = replace(plan, units=self.batch_size, seconds=plan.seconds * seeds)
-        self.on_plan(plan.sentence(len(addresses)))
-        paths = {image: path for image, (path, _) in self.images.items()}
-        natural = NaturalImages(self.source, self.model.preprocessing, self.found["topk_mean"], paths)
-        return DreamTask(self.model, self.store, recipe, seed, seeds, plan, natural.of)
+        by = f"{recipe.name}: " if len(self.recipes) > 1 else ""
+        self.on_plan(by + plan.sentence(len(addresses)))
+        return plan
 
     def groups(self, site: SiteLayout, units: Sequence[int]) -> Iterator[DreamGroup]:
-        """The chosen units of a site, in groups of `batch_size`."""
+        """The chosen units of a site, in groups of `batch_size`, each once for every way of dreaming."""
         for start in range(0, len(units), self.batch_size):
-            yield DreamGroup(site.name, tuple(units[start : start + self.batch_size]))
+            for way in range(self.store.manifest.ways):
+                yield DreamGroup(site.name, tuple(units[start : start + self.batch_size]), way)
 
     def dreamt(self, group: DreamGroup) -> bool:
         """Whether every dream of a group is in a leaf, or waits for one."""
         open_leaves = {(site.name, unit) for site, leaf in self.unfinished for unit in site.members(leaf)}
         return all(
-            (group.site, unit) not in open_leaves or self.read_dream(group.site, unit) is not None
+            (group.site, unit) not in open_leaves
+            or read_arrays(self.store.dream_file(group.site, unit, group.way)) is not None
             for unit in group.units
         )
 

@@ -15,7 +15,6 @@ from vitscope.commands.console import (
     Dtype,
     Labels,
     ModelName,
-    RecipeName,
     Seed,
     Seeds,
     Source,
@@ -38,7 +37,10 @@ def build(
     sites: Annotated[str, typer.Option(help="Glob of sites.")] = "blocks.*.ffn",
     dreams: Annotated[str, typer.Option(help="Units a site to dream of, or all.")] = "0",
     k: Annotated[int, typer.Option(min=1, help="Exemplars a unit.")] = 9,
-    recipe: RecipeName = "vitscope",
+    recipe: Annotated[
+        list[str],
+        typer.Option(help="One of `vitscope recipes`; given again, dreams by each stand side by side."),
+    ] = ("vitscope",),  # type: ignore[assignment]  # as the library's; typer makes a list of it
     labels: Labels = None,
     accept_truncated: Annotated[
         bool, typer.Option("--accept-truncated", help="Complete JPEGs that end early with grey.")
@@ -46,6 +48,9 @@ def build(
     weights: Weights = "pretrained",
     seed: Seed = 0,
     seeds: Seeds = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Dreams of a unit by each recipe, side by side, each from other seeds.")
+    ] = 1,
     batch_size: BatchSize = 8,
     max_skip: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unreadable images to put up with.")
@@ -72,6 +77,7 @@ def build(
             recipe=recipe,
             seed=seed,
             seeds=seeds,
+            repeats=repeats,
             out=output,
             batch_size=batch_size,
             max_skip=max_skip,
@@ -171,7 +177,7 @@ def demo(
         "demo:",
         output,
         dreams=str(dreams),
-        recipe="olah_2017:short",
+        recipe=["olah_2017:short"],
         batch_size=32,
         as_json=as_json,
     )

@@ -13,9 +13,11 @@ import errno
 import hashlib
 import random
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -27,14 +29,18 @@ from vitscope.address import Address
 from vitscope.atlas.read import Atlas
 from vitscope.errors import AtlasError, BadValue, UnknownAddress, UnknownName, UsageError
 from vitscope.viewer import pages
-from vitscope.viewer.behind import Wanted
 from vitscope.viewer.files import answer
 from vitscope.viewer.guard import LOOPBACK, Guard
 from vitscope.viewer.library import Answer, Library
-from vitscope.viewer.live import Live
 from vitscope.viewer.results import Results
 from vitscope.viewer.shelf import Shelf, Volume, plain
 
+if TYPE_CHECKING:
+    from vitscope.viewer.live import Live
+
+READERS = 4
+"""Threads that make pages. One interpreter makes no more at a time by having more of them, and each keeps
+megabytes of what it last read."""
 FOREVER = "public, max-age=31536000, immutable"
 """For files whose address names the version of what they hold."""
 
@@ -127,6 +133,15 @@ ROUTES: Mapping[str, Callable[[Request], Response]] = {
 }
 
 
+def _on_a_thread(
+    endpoint: Callable[[Request], Response], readers: CapacityLimiter
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answered(request: Request) -> Response:
+        return await to_thread.run_sync(endpoint, request, limiter=readers)
+
+    return answered
+
+
 def create_app(
     atlases: Sequence[Atlas],
     *,
@@ -145,7 +160,8 @@ def create_app(
     Raises:
         MissingPath: a folder of `studies` holds no result.
     """
-    reading = [Route(path, endpoint) for path, endpoint in ROUTES.items()]
+    readers = CapacityLimiter(READERS)
+    reading = [Route(path, _on_a_thread(endpoint, readers)) for path, endpoint in ROUTES.items()]
     app = Starlette(
         routes=[*(live.routes if live else []), *reading],
         middleware=[Middleware(Guard, allowed_hosts=allowed_hosts)],
@@ -223,13 +239,12 @@ def serve(
     if opened is not None:
         name = f"[{host}]" if ":" in host else host
         opened(f"http://{name}:{server.getsockname()[1]}/")
-    wanted = Wanted(None if live == "auto" else live, weights, device)
     config = uvicorn.Config(
         create_app(
             shown,
             studies=studies or (),
             allowed_hosts=allowed_hosts,
-            live=Live(wanted) if is_loopback and live != "off" else None,
+            live=_alive(live, weights, device) if is_loopback and live != "off" else None,
         ),
         log_level="warning",
         access_log=False,
@@ -239,3 +254,11 @@ def serve(
         ws="none",
     )
     uvicorn.Server(config).run(sockets=[server])
+
+
+def _alive(model: str, weights: str, device: str) -> Live:
+    """What dreams. Only who has it waits for torch, and keeps it in memory."""
+    from vitscope.viewer.behind import Wanted
+    from vitscope.viewer.live import Live
+
+    return Live(Wanted(None if model == "auto" else model, weights, device))

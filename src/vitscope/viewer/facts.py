@@ -1,6 +1,7 @@
 """What the viewer knows of all units of a site at once: statistics, trust and exemplars, in columns.
 
-A leaf never changes, so what is read of it is kept: about 50 numbers a unit.
+A leaf never changes, so what is read of its units is kept: about 10 numbers each. Exemplars are a hundred
+numbers a unit, of which whoever asks keeps what he needs.
 """
 
 from __future__ import annotations
@@ -62,9 +63,14 @@ class UnitFacts:
         return Counter(self.status)
 
     @property
-    def shown(self) -> int:
-        """The unit that stands for the site: the first with a dream, or else the first."""
-        return int(self.dreams.argmax()) if self.dreams.size else 0
+    def first(self) -> int | None:
+        """The first unit that can be read; None without one."""
+        return next((at for at, status in enumerate(self.status) if status not in (WAITING, DAMAGED)), None)
+
+    @property
+    def shown(self) -> int | None:
+        """The unit that stands for the site: the first with a dream, or else the first that can be read."""
+        return int(self.dreams.argmax()) if self.dreams.any() else self.first
 
     @property
     def damaged(self) -> int:
@@ -101,7 +107,7 @@ class ExemplarFacts:
 
 
 class Facts:
-    """Reads them from the leaves of one atlas, each once.
+    """Reads them from the leaves of one atlas, the units of each once.
 
     Args:
         store: the files of the atlas.
@@ -110,7 +116,6 @@ class Facts:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._units: dict[tuple[str, int], UnitFacts] = {}
-        self._exemplars: dict[tuple[str, int], ExemplarFacts] = {}
 
     def units(self, entry: SiteEntry) -> UnitFacts:
         """The units of a site; those of leaves that cannot be read say so in their status."""
@@ -139,16 +144,11 @@ class Facts:
         found = []
         for leaf in range(entry.leaves):
             try:
-                found.append(self._exemplars_of(entry.name, leaf))
+                table = self._table(entry.name, leaf, "exemplars.parquet", EXEMPLAR_COLUMNS)
             except AtlasError:
                 continue
+            found.append(exemplar_facts(table))
         return joined_exemplars(found)
-
-    def _exemplars_of(self, site: str, leaf: int) -> ExemplarFacts:
-        if (site, leaf) not in self._exemplars:
-            table = self._table(site, leaf, "exemplars.parquet", EXEMPLAR_COLUMNS)
-            self._exemplars[site, leaf] = exemplar_facts(table)
-        return self._exemplars[site, leaf]
 
     def _table(self, site: str, leaf: int, part: str, columns: Sequence[str]) -> pa.Table:
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vitscope.address import Address
 from vitscope.atlas.read import SiteEntry
+from vitscope.atlas.store import ABSENT
 from vitscope.errors import AtlasError, UnknownName
 from vitscope.heat import colour_scale
 from vitscope.viewer.charts import depth_chart, family_of
@@ -31,7 +32,16 @@ DREAMS_PER_SITE = 128
 
 def home(library: Library, path: str) -> Answer:
     """The atlases and how far each is built, and the results of studies."""
-    return page(library, path, "home.html", volumes=list(library.shelf))
+    faces = {volume.slug: _face(volume) for volume in library.shelf}
+    return page(library, path, "home.html", volumes=list(library.shelf), faces=faces)
+
+
+def _face(volume: Volume) -> tuple[str, int | None]:
+    """Whose units stand for an atlas: the last site that has some which can be read, and its first."""
+    for entry in reversed(volume.sites):
+        if entry.finished and (first := volume.facts.units(entry).first) is not None:
+            return entry.name, first
+    return "", None
 
 
 def model(library: Library, path: str, *, atlas: str) -> Answer:
@@ -258,7 +268,8 @@ def scale(library: Library, path: str) -> Answer:
 
 def trouble(library: Library, path: str, error: Exception) -> Answer:
     """What went wrong, as a page with links onward."""
-    damaged = isinstance(error, AtlasError)
+    damaged, told = isinstance(error, AtlasError), str(error)
+    reason = "Not built yet" if ABSENT in told else "This part of the atlas cannot be read"
     parts = path.split("/")
     volume = library.shelf.get(parts[1]) if len(parts) > 1 and parts[0] == "a" else None
     return page(
@@ -266,8 +277,8 @@ def trouble(library: Library, path: str, error: Exception) -> Answer:
         path,
         "trouble.html",
         status=503 if damaged else 404,
-        title="This part of the atlas cannot be read" if damaged else "Not found",
-        message=str(error),
+        title=reason if damaged else "Not found",
+        message=told,
         volume=volume,
         volumes=list(library.shelf),
     )

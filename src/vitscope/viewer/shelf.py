@@ -214,6 +214,11 @@ def _licence(licence: str | Mapping[str, str] | None) -> str:
 def _dreams(plan: Mapping[str, Any] | None) -> str:
     if not plan:
         return "none"
-    recipe = plan["recipe"]
-    named = f"{recipe['name']} ({recipe['citation']})" if isinstance(recipe, Mapping) else recipe
-    return f"{plan['count']} a site by {named}, seed {plan['seed']}"
+    recipes = [plan["recipe"], *plan.get("beside", ())]
+    named = " and ".join(
+        f"{recipe['name']} ({recipe['citation']})" if isinstance(recipe, Mapping) else recipe
+        for recipe in recipes
+    )
+    each = f"{plan['count']} a site" if plan["count"] != "all" else "all units"
+    repeats = f"{plan['repeats']} of a unit by each, from " if "repeats" in plan else ""
+    return f"{each} by {named}, {repeats}seed {plan['seed']}"

@@ -70,9 +70,10 @@ def build(
     sites: str = "blocks.*.ffn",
     dreams: int | Literal["all"] = 0,
     k: int = 9,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Sequence[Recipe] = (),
     seed: int = 0,
     seeds: int = 1,
+    repeats: int = 1,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     engine: Engine | None = None,
@@ -91,9 +92,11 @@ def build(
         sites: a glob of sites.
         dreams: how many units of each site to dream of, or "all" whose status is "ok"; see `rows.chosen`.
         k: exemplars a unit and ranking.
-        recipe: how to dream; needed where `dreams` is not 0.
+        recipe: how to dream, one recipe or several, whose dreams then stand side by side; needed where
+            `dreams` is not 0. The first recipe's are shown where there is room for one.
         seed: of the dreams, and of the choice of units.
         seeds: how many seeds to try for every dream, from `seed` on; the most robust is kept.
+        repeats: dreams of a unit by each recipe, which stand side by side: each is the best of other seeds.
         batch_size: images a forward pass, and units a group of dreams; a group is committed as a whole.
         shard_size: images a shard; a shard is committed as a whole.
         engine: runs shards and groups of dreams; in this process where none is given.
@@ -111,14 +114,15 @@ def build(
     begun = time.time()
     check_writable(Path(out))
     _check_numbers(dreams, batch_size, shard_size, max_skip)
-    plan = _dreams(dreams, recipe, seed, seeds)
+    recipes = (recipe,) if isinstance(recipe, Recipe) else tuple(recipe)
+    plan = _dreams(dreams, recipes, seed=seed, seeds=seeds, repeats=repeats)
     meters: tuple[Meter, ...] = (*(TopK(sites, k=k, rank=rank) for rank in RANKINGS), Moments(sites))
     manifest = _manifest(
         model, source, model.sites(sites), k=k, meters=meters, plan=plan, shard_size=shard_size
     )
     store = Store.prepare(out, manifest)
     told = on_progress or _silent, on_plan or (lambda _: None)
-    work = Work(model, source, store, meters, recipe, batch_size, engine or LocalEngine(), *told)
+    work = Work(model, source, store, meters, recipes, batch_size, engine or LocalEngine(), *told)
     outcome = "interrupted"
     try:
         work.run(max_skip)
@@ -148,14 +152,23 @@ def _check_numbers(dreams: int | str, batch_size: int, shard_size: int, max_skip
         )
 
 
-def _dreams(count: int | str, recipe: Recipe | None, seed: int, seeds: int) -> dict[str, Any] | None:
+def _dreams(
+    count: int | str, recipes: Sequence[Recipe], *, seed: int, seeds: int, repeats: int
+) -> dict[str, Any] | None:
+    """What the manifest says of dreams. Several recipes or repeats are told only where there are several:
+    an atlas of one is as it always was."""
     if count == 0:
         return None
-    if recipe is None:
+    if not recipes:
         raise BadValue(f"dreams={count!r} needs a recipe, such as vitscope.dream.recipes.GHIASI_2022")
-    if seeds < 1:
-        raise BadValue(f"seeds must be at least 1, not {seeds}")
-    return {"count": count, "recipe": recipe.describe(), "seed": seed, "seeds": seeds}
+    if seeds < 1 or repeats < 1:
+        raise BadValue(f"seeds and repeats must be at least 1, not {seeds} and {repeats}")
+    names = [recipe.name for recipe in recipes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadValue(f"the recipe {twice[0]!r} is asked for twice; dreams of other seeds are `repeats`")
+    first, *others = (recipe.describe() for recipe in recipes)
+    plan = {"count": count, "recipe": first, "seed": seed, "seeds": seeds}
+    return plan | ({"beside": others} if others else {}) | ({"repeats": repeats} if repeats > 1 else {})
 
 
 def _manifest(

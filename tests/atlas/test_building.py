@@ -1,7 +1,9 @@
 """Building a small atlas over invented pictures: right by brute force, honest about what went wrong."""
 
 import io
+import json
 import shutil
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -12,17 +14,18 @@ from PIL import Image
 from tests.atlas.conftest import CONSTANT, DEAD, QUICK, SETTINGS, SITE, model, opened, record, tree
 
 from vitscope import atlas as shelf
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.atlas.manifest import LEAF_UNITS
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.rows import chosen
+from vitscope.atlas.store import Store, write_arrays
 from vitscope.atlas.thumbnails import SHORT_SIDE
 from vitscope.atlas.verify import verify
 from vitscope.data.decode import decode, view
 from vitscope.data.source import image_id
 from vitscope.data.stream import stream
 from vitscope.dream import dream
-from vitscope.errors import BadValue, NotWritable, SourceError, UnknownName, UnknownSite
+from vitscope.errors import AtlasError, BadValue, NotWritable, SourceError, UnknownName, UnknownSite
 from vitscope.models.vision_model import VisionModel
 from vitscope.provenance import explain
 from vitscope.tap import read
@@ -261,12 +264,50 @@ def test_progress_counts_every_stage_to_its_end(finished, tmp_path):
 def test_all_dreams_of_a_site_with_several_leaves(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("vitscope.atlas.manifest.LEAF_UNITS", 16)
     monkeypatch.setattr("vitscope.atlas.unit.LEAF_UNITS", 16)
-    settings = {**SETTINGS, "sites": "logits", "dreams": "all", "recipe": QUICK.replace(steps=1)}
+    one = QUICK.replace(steps=1)
+    settings = {**SETTINGS, "sites": "logits", "dreams": "all", "recipe": one, "batch_size": 10}
     built = build(model(), opened(finished / "photos"), out=tmp_path / "a", **settings)
     assert built.dreams == built.units == 10
     assert all(row.has_dream for row in Atlas.open(tmp_path / "a").leaf("logits", 0).units)
     assert not (tmp_path / "a/parts/dreams").exists()
     assert LEAF_UNITS == 256
+
+
+def test_dreams_by_several_recipes_and_seeds_stand_side_by_side(finished, tmp_path):
+    """Each as if it were dreamt alone; one that is lost on the way is dreamt again to the same bytes."""
+    one, two = (QUICK.replace(name=name, steps=steps) for name, steps in (("one", 1), ("two", 2)))
+    asked = {**SETTINGS, "sites": "logits", "dreams": 1, "recipe": [one, two], "repeats": 2, "seed": 3}
+    source, told = opened(finished / "photos"), []
+    assert build(model(), source, out=tmp_path / "a", on_plan=told.append, **asked).dreams == 4
+    assert [sentence.partition(" dreams, ")[0] for sentence in told] == ["one: 2", "two: 2"]
+    atlas, store = Atlas.open(tmp_path / "a"), Store.open(tmp_path / "a")
+    (unit,) = (row.unit for row in atlas.leaf("logits", 0).units if row.has_dream)
+    found = atlas[f"logits:{unit}"].dreams
+    assert [(dream.recipe, dream.seed) for dream in found] == [("one", 3), ("one", 4), ("two", 3), ("two", 4)]
+    expected = dream(model(), f"logits:{unit}", recipe=two, seed=4)
+    assert found[3].score == pytest.approx(expected.score, rel=1e-4)
+    assert found[3].trust["robust"] == pytest.approx(expected.trust["robust"], rel=1e-4)
+    overview = Image.open(io.BytesIO(atlas.sprite("logits", 0)))
+    tile = np.asarray(overview.crop((64 * unit, 0, 64 * unit + 64, 64)), float)
+    shown = [Image.open(io.BytesIO(one.image)).convert("RGB").resize((64, 64)) for one in found]
+    assert np.argmin([np.abs(np.asarray(one, float) - tile).mean() for one in shown]) == 0
+
+    before, way = tree(tmp_path / "a"), store.dream_file("logits", unit, 2)
+    store.leaf_file("logits", 0, "ok").unlink()
+    write_arrays(
+        way, {"webp": np.frombuffer(found[2].image, np.uint8)}, facts={"dream": _row(atlas, unit, 2)}
+    )
+    assert build(model(), source, out=tmp_path / "a", **asked).dreams == 4
+    assert tree(tmp_path / "a") == before
+    assert not way.exists()
+    with pytest.raises(AtlasError, match=r"dreams\.beside\.two\.steps: 2 there, absent asked"):
+        build(model(), source, out=tmp_path / "a", **{**asked, "recipe": one})
+
+
+def _row(atlas: Atlas, unit: int, way: int) -> str:
+    """The facts of a dream as they wait for their leaf."""
+    row = asdict(atlas.leaf("logits", 0).row(unit).dreams[way])
+    return json.dumps({name: row[name] for name in row if name not in ("offset", "size", "sha256")})
 
 
 def test_numbers_outside_their_range(finished, tmp_path):
@@ -275,7 +316,9 @@ def test_numbers_outside_their_range(finished, tmp_path):
         ({"k": 0}, "at least 1, not 0"),
         ({"batch_size": 0}, "batch_size and shard_size must be at least 1"),
         ({"max_skip": 2.0}, "max_skip between 0 and 1"),
-        ({"recipe": None}, "dreams=3 needs a recipe"),
+        ({"recipe": ()}, "dreams=3 needs a recipe"),
+        ({"recipe": [QUICK, QUICK]}, "the recipe 'quick' is asked for twice; dreams of other seeds are"),
+        ({"repeats": 0}, "seeds and repeats must be at least 1, not 1 and 0"),
     ):
         with pytest.raises(BadValue, match=message):
             build(model(), opened(finished / "photos"), out=tmp_path / "a", **{**SETTINGS, **change})

@@ -10,7 +10,7 @@ import pytest
 from tests.atlas.conftest import QUICK, SETTINGS, SITE, model, opened, record, rewrite, tree
 
 from vitscope.atlas import commit, work
-from vitscope.atlas.build import build
+from vitscope.atlas.building import build
 from vitscope.atlas.read import Atlas
 from vitscope.atlas.store import Store
 from vitscope.atlas.verify import verify
