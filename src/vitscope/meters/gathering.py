@@ -28,8 +28,8 @@ GRAM = 128
 """Images in a Gram batch: results do not change above (Raghu et al. 2021, section 2, found so from 128)."""
 IN_MEMORY = 96 * 2**20
 """Bytes of features, over all names, that are gathered in memory; those of further names in a file."""
-COLUMNS = 4096
-"""Features that are multiplied at once: 2 MB of 128 images."""
+COLUMNS = 8192
+"""Features that are multiplied at once: 4 MB of 128 images."""
 ROWS = 32
 """Images a product: a matrix that is symmetric needs little more than half of the products."""
 Batch = tuple[Array, Float32[Array, "name pair"]]
