@@ -35,11 +35,15 @@ from vitscope.draws import generator
 from vitscope.dream import recipe_named
 from vitscope.dream.augment import Moment, augment, whole
 from vitscope.dream.judge import FRESH, FRESH_COPIES
+from vitscope.dream.natural import Natural, beside_natural
 from vitscope.dream.objectives import unit
 from vitscope.dream.optimize import optimize
 from vitscope.dream.plan import Plan, plan_dreams
+from vitscope.dream.recipe import Recipe
 from vitscope.dream.recipes import GHIASI_2022
+from vitscope.dream.result import Dream
 from vitscope.dream.scoring import scoring
+from vitscope.dream.second import with_second_start
 from vitscope.lean import AS_WRITTEN, Lean
 from vitscope.meters.topk import TopK
 from vitscope.models import load
@@ -59,11 +63,12 @@ def main() -> None:
     if missing := [address for address in addresses if ("natural", address) not in done]:
         for row in natural(model, source, asked.sites, missing):
             keep(asked.out, done, row)
+    known = natural_images(model, source, [done["natural", address] for address in addresses])
     for name in asked.recipe:
         plan = Plan(AS_WRITTEN, 16, 32, 1.0) if asked.float32 else None
         label = f"{name}{' float32' if asked.float32 else ''}"
         todo = [address for address in addresses if (label, address) not in done]
-        for count, row in enumerate(dreamt(model, name, label, todo, plan, asked.batch), start=1):
+        for count, row in enumerate(dreamt(model, name, label, todo, plan, asked.batch, known), start=1):
             keep(asked.out, done, row)
             console.print(f"{label}: {count} of {len(todo)}", highlight=False)
     Console().print(table(list(done.values()), set(addresses), title=f"{asked.model}, {asked.source}"))
@@ -109,8 +114,20 @@ def natural(model: VisionModel, source: ImageSource, pattern: str, addresses: Se
     pixels = pictures(model, source, wanted)
     for address, exemplars in best.items():
         if exemplars:
-            clean, robust = scores(model, address, pixels[exemplars[0].image])
-            yield {"recipe": "natural", "address": address, "clean": clean, "robust": robust, "seconds": 0.0}
+            image = exemplars[0].image
+            clean, robust = scores(model, address, pixels[image])
+            facts = {"recipe": "natural", "address": address, "image": image}
+            yield {**facts, "clean": clean, "robust": robust, "seconds": 0.0}
+
+
+def natural_images(model: VisionModel, source: ImageSource, rows: Sequence[Row]) -> dict[str, Natural]:
+    """What second starts need to know of every unit: its best image."""
+    pixels = pictures(model, source, {row["image"] for row in rows})
+    nobody = torch.empty(0, 3, *model.preprocessing.size)
+    return {
+        row["address"]: Natural([row["clean"]], len(source), pixels[row["image"]][None], nobody)
+        for row in rows
+    }
 
 
 def pictures(model: VisionModel, source: ImageSource, wanted: set[str]) -> dict[str, Tensor]:
@@ -125,9 +142,16 @@ def pictures(model: VisionModel, source: ImageSource, wanted: set[str]) -> dict[
 
 
 def dreamt(
-    model: VisionModel, name: str, label: str, addresses: Sequence[str], plan: Plan | None, batch: int
+    model: VisionModel,
+    name: str,
+    label: str,
+    addresses: Sequence[str],
+    plan: Plan | None,
+    batch: int,
+    known: dict[str, Natural],
 ) -> Iterator[Row]:
-    """A dream of every unit. Processor seconds are those of dreaming, shared by the units of a batch."""
+    """A dream of every unit, with a second start where the recipe has that and the unit needs it. Processor
+    seconds are those of dreaming, shared by the units of a batch."""
     recipe = recipe_named(name)
     by_site: dict[str, list[str]] = {}
     for address in addresses:
@@ -137,13 +161,15 @@ def dreamt(
         used = plan or plan_dreams(model, [objective.bind(model) for objective in objectives], recipe=recipe)
         for start in range(0, len(group), batch):
             begun = time.process_time()
-            made = optimize(model, objectives[start : start + batch], recipe=recipe, plan=used)
+            first = optimize(model, objectives[start : start + batch], recipe=recipe, plan=used)
+            made = [best_start(model, dream, known[dream.address], recipe, used) for dream in first]
             seconds = (time.process_time() - begun) / len(made)
             for dream in made:
                 clean, robust = scores(
                     model, dream.address, whole(dream.pixels[None], model.preprocessing.size)[0]
                 )
-                facts = {"status": dream.trust["status"], "narrow_from": dream.trust["narrow_from"]}
+                told = ("status", "narrow_from", "second_start")
+                facts = {name: dream.trust[name] for name in told if name in dream.trust}
                 yield {
                     "recipe": label,
                     "address": dream.address,
@@ -152,6 +178,14 @@ def dreamt(
                     "seconds": seconds,
                     **facts,
                 }
+
+
+def best_start(model: VisionModel, dream: Dream, natural: Natural, recipe: Recipe, plan: Plan) -> Dream:
+    """As an atlas does it."""
+    if not recipe.second_start:
+        return dream
+    beside = beside_natural(model, dream, natural, recipe=recipe)
+    return with_second_start(model, beside, natural, recipe=recipe, plan=plan)
 
 
 def scores(model: VisionModel, address: str, pixels: Float[Tensor, "rgb row column"]) -> tuple[float, float]:

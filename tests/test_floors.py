@@ -125,7 +125,7 @@ FLOORS = [  # bottom first; every file exactly once; a floor may have storeys
         "atlas.rows",
         "atlas.thumbnails",
     },
-    {"studies.result"},
+    {"dream.second", "studies.result"},
     {
         "studies.study",
         "studies.last_layer_published",

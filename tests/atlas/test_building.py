@@ -152,6 +152,21 @@ def test_a_dream_that_natural_images_beat_is_weak(finished):
             assert stored.status == ("weak" if beaten or shaken else "ok")
 
 
+def test_an_atlas_gives_weak_dreams_a_second_start(finished, tmp_path):
+    recipe = QUICK.replace(second_start=True)
+    build(model(), opened(finished / "photos"), out=tmp_path / "a", **{**SETTINGS, "recipe": recipe})
+    before, after = Atlas.open(finished / "tiny.atlas"), Atlas.open(tmp_path / "a")
+    units = [row.unit for row in before.leaf(SITE, 0).units if row.has_dream]
+    pairs = [(before[f"{SITE}:{unit}"].dreams[0], after[f"{SITE}:{unit}"].dreams[0]) for unit in units]
+    weak = [first.status in ("weak", "dead") for first, _ in pairs]
+    assert ["second_start" in second.trust for _, second in pairs] == weak
+    assert any(weak)
+    for first, second in pairs:
+        changed = second.trust.get("second_start", False)
+        assert (second.image != first.image) == changed
+        assert (second.trust["robust"] > first.trust["robust"]) == changed
+
+
 def test_the_choice_is_spread_over_live_units_and_depends_on_the_seed():
     statuses = ["ok"] * 100
     statuses[:50:2] = ["dead"] * 25

@@ -19,6 +19,7 @@ from vitscope.dream.optimize import optimize
 from vitscope.dream.plan import Plan
 from vitscope.dream.recipe import Recipe
 from vitscope.dream.result import Dream
+from vitscope.dream.second import with_second_start
 from vitscope.meters.meter import Meter
 from vitscope.models.vision_model import VisionModel
 from vitscope.scan import scan_shard
@@ -100,9 +101,11 @@ class DreamTask:
         plan = self.plans[recipe.name]
         made = optimize(self.model, objectives, recipe=recipe, seed=seed, seeds=self.seeds, plan=plan)
         for unit, dream in zip(group.units, made, strict=True):
-            picture = np.frombuffer(_picture(dream), np.uint8)
-            trusted = beside_natural(self.model, dream, self.natural(group.site, unit), recipe=recipe)
-            facts = {"dream": _facts(trusted)}
+            natural = self.natural(group.site, unit)
+            beside = beside_natural(self.model, dream, natural, recipe=recipe)
+            kept = with_second_start(self.model, beside, natural, recipe=recipe, plan=plan)
+            picture = np.frombuffer(_picture(kept), np.uint8)
+            facts = {"dream": _facts(kept)}
             file = self.store.dream_file(group.site, unit, group.way)
             write_arrays(file, {"webp": picture}, facts=facts)
 

@@ -59,7 +59,7 @@ def beside_natural(model: VisionModel, dream: Dream, natural: Natural, *, recipe
         return dream
     facts = {**dream.trust, **against_natural(dream.score, natural.best, images=natural.images)}
     if len(natural.exemplars):
-        facts["natural_robust"] = _robust(model, dream, natural.exemplars[:1], recipe)
+        facts["natural_robust"] = robust_under(model, dream, natural.exemplars[:1], recipe)
     if len(natural.exemplars) > 1 and len(natural.others) and (sites := _before(model, dream)):
         shown = whole(dream.pixels[None], model.preprocessing.size).to(model.device)
         alike = path_similarity(model, shown, natural.exemplars, natural.others, sites=sites)
@@ -68,9 +68,10 @@ def beside_natural(model: VisionModel, dream: Dream, natural: Natural, *, recipe
     return replace(dream, trust={**facts, "status": verdict(facts)})
 
 
-def _robust(
+def robust_under(
     model: VisionModel, dream: Dream, image: Float[Tensor, "1 rgb row column"], recipe: Recipe
 ) -> float:
+    """The mean score of an image under the very augmentations that gave the dream its `robust`."""
     ascent = Ascent(model, [unit(dream.address).bind(model)], recipe, dream.seed)
     with scoring(model, ascent.objectives) as score, torch.no_grad():
         return robust_score(ascent, whole(image, ascent.canvas_size).to(model.device), 0, score)

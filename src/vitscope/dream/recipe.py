@@ -24,6 +24,8 @@ class Recipe:
         canvas: the image parameterisation.
         warm_up: share of the steps that climb the units as they are before their activation function, where
             the model has that: on the flat side of a ReLU or GELU there is no gradient to follow.
+        second_start: where natural images are known, as in an atlas, and beat a dream, whether another is
+            made from the best of them; the more robust one is kept.
         canvas_scale: rows and columns of the canvas, as a multiple of the model's input.
         steps: updates of the canvas.
         copies: augmented copies of the canvas that the model sees in every step; their scores are averaged.
@@ -50,6 +52,7 @@ class Recipe:
     optimiser: Literal["adam", "nadam"] = "adam"
     schedule: Literal["cosine", "constant", "held"] = "constant"
     warm_up: float = 0.0
+    second_start: bool = False
     numbers: Literal["independent", "even"] = "independent"
     canvas_scale: float = 1.0
     crops: Crops | None = None

@@ -28,7 +28,8 @@ FINEST = 32
 TRUST = {
     "best": "the best image by mean, the same measure as the dream's score",
     "robust": "its mean response to copies that were moved, scaled and recoloured",
-    "start": "the response to the noise it was made from",
+    "start": "the response to what it was made from",
+    "second_start": "the best image beat a first dream, so another began from it; yes if this is that one",
     "retried": "a first try left the finite numbers",
     "seeds": "how many seeds were dreamt; the most robust dream is shown",
     "spread": "standard deviation of the robust response over these seeds, relative to its mean",
