@@ -1,20 +1,24 @@
 """Cheaper forms: equal to torch's own up to rounding, on every way a model calls them, and then gone."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitscope import lean
 from vitscope.dream.objectives import unit
-from vitscope.lean import AS_WRITTEN, Forms, Lean
+from vitscope.lean import AS_WRITTEN, ONEDNN, Forms, Lean
 from vitscope.tap import tap
 from vitscope.testing import tiny_cnn, tiny_vit
 
 PRODUCTS = Forms(attention="products")
 LINEAR = Forms(patches="linear")
 NARROW = Forms("products", "linear", "bfloat16")
+BY_ONEDNN = Forms(patches="linear", linear="onednn")
+onednn_is_here = pytest.mark.skipif(not ONEDNN, reason="torch has no oneDNN here")
 
 
 def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -91,6 +95,50 @@ class Counted(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@onednn_is_here
+@pytest.mark.parametrize("shape", [(2, 7, 12), (12,), (0, 12), (3, 1, 2, 12)])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_linear_layers_by_onednn_are_linear_layers(shape, bias):
+    """Against float64, forward and backward; the slope of a sum has no memory of its own."""
+    layer = nn.Linear(12, 5, bias=bias)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    exact = image.detach().double().requires_grad_()
+    with Lean(BY_ONEDNN):
+        result = layer(image)
+    expected = F.linear(exact, layer.weight.double(), layer.bias.double() if bias else None)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=1e-5)
+    for reduced in (lambda each: each.sum(), lambda each: each.square().mT.sum()):
+        slopes = [
+            torch.autograd.grad(reduced(each[None]), to, retain_graph=True)[0]
+            for each, to in ((result, image), (expected, exact))
+        ]
+        torch.testing.assert_close(slopes[0].double(), slopes[1], atol=1e-6, rtol=1e-5)
+
+
+@onednn_is_here
+def test_what_onednn_does_not_take_is_left_to_torch():
+    layer = nn.Linear(12, 5).double()
+    x = torch.randn(2, 12, dtype=torch.float64)
+    with Lean(BY_ONEDNN):
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+@onednn_is_here
+def test_onednn_is_called(monkeypatch):
+    """By linear layers and by patches, in float32 alone."""
+    calls = []
+    real = lean._onednn
+    monkeypatch.setattr(lean, "_onednn", lambda *given: calls.append(1) or real(*given))
+    layer, patches = nn.Linear(12, 5), nn.Conv2d(3, 5, 4, stride=4)
+    for forms, expected in ((BY_ONEDNN, 2), (replace(BY_ONEDNN, products="bfloat16"), 0), (LINEAR, 0)):
+        calls.clear()
+        with Lean(forms):
+            layer(torch.randn(2, 12))
+            patches(torch.randn(1, 3, 8, 8))
+        assert len(calls) == expected, forms
+
+
 def test_the_forms_are_used_and_not_only_allowed():
     image, weight = tensors((2, 3, 8, 8), (5, 3, 4, 4))
     query = torch.randn(1, 2, 5, 4)
@@ -107,13 +155,15 @@ def test_whole_models_agree(model):
     """Every combination of forms: float32 to rounding, bfloat16 to its eight bits."""
     pixels = torch.rand(2, 3, *model.preprocessing.size)
     expected = model.module(model.preprocess(pixels)).detach()
-    choices = itertools.product(("fused", "products"), ("convolution", "linear"), ("float32", "bfloat16"))
-    for attention, patches, products in choices:
-        with Lean(Forms(attention, patches, products)):
+    choices = itertools.product(
+        ("fused", "products"), ("convolution", "linear"), ("float32", "bfloat16"), ("blas", "onednn")
+    )
+    for forms in itertools.starmap(Forms, choices):
+        with Lean(forms):
             found = model.module(model.preprocess(pixels)).detach().float()
         error = (found - expected).norm() / expected.norm()
-        assert error < (1e-5 if products == "float32" else 0.03), (attention, patches, products)
-        assert (products == "float32") == (error < 1e-5)
+        assert error < (1e-5 if forms.products == "float32" else 0.03), forms
+        assert (forms.products == "float32") == (error < 1e-5)
     assert torch.equal(model.module(model.preprocess(pixels)), expected)
 
 
@@ -146,14 +196,14 @@ def test_sites_inside_functions_are_still_read():
 def test_weights_are_cast_once_and_left_alone():
     layer = nn.Linear(4, 3)
     before = {name: weight.clone() for name, weight in layer.named_parameters()}
-    lean, x = Lean(NARROW), torch.randn(2, 4)
+    cheap, x = Lean(NARROW), torch.randn(2, 4)
     results = []
     for _ in range(2):
-        with lean:
+        with cheap:
             results.append(layer(x))
     assert torch.equal(*results)
     assert results[0].dtype == torch.bfloat16
-    assert lean.narrow(layer.weight) is lean.narrow(layer.weight)
+    assert cheap.narrow(layer.weight) is cheap.narrow(layer.weight)
     assert all(torch.equal(weight, before[name]) for name, weight in layer.named_parameters())
     assert layer(x).dtype == torch.float32
 

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
@@ -31,8 +30,8 @@ would decide, and a dream made again would not be the same."""
 WORTHWHILE = 50_000
 """A call whose tensors hold fewer numbers than this is left as it is: there is nothing to gain."""
 
-SECONDS = 0.03
-"""How long each form is timed."""
+SECONDS, ROUNDS = 0.03, 6
+"""How long each form is timed, and at least how often."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -51,7 +50,9 @@ def tune(model: VisionModel, sites: Sequence[Site], pixels: Pixels) -> Forms:
     calls = _listen(model, sites, pixels)
     forms, device = AS_WRITTEN, model.device
     if model.dtype == torch.float32 and "linear" in calls:
-        forms = _better(forms, replace(forms, products="bfloat16"), calls["linear"], device)
+        wide = _better(forms, replace(forms, linear="onednn"), calls["linear"], device)
+        narrow = _better(forms, replace(forms, products="bfloat16"), calls["linear"], device)
+        forms = replace(wide, products=narrow.products)
     if "scaled_dot_product_attention" in calls:
         changed = replace(forms, attention="products")
         forms = _better(forms, changed, calls["scaled_dot_product_attention"], device)
@@ -85,22 +86,22 @@ class _Call:
             slopes[0].sum().item()  # waits for the device
 
         try:
-            return _median_seconds(once, process_time if device.type == "cpu" else perf_counter)
+            return _least_seconds(once, process_time if device.type == "cpu" else perf_counter)
         except RuntimeError:
             return float("inf")
 
 
-def _median_seconds(once: Callable[[], None], clock: Callable[[], float]) -> float:
-    """Of a call; repeated for `SECONDS`, after one to warm up. On a CPU the process's own time is counted, so
-    that other jobs do not decide. (torch's own timer imports a compiler's set-up, which talks on standard
-    error.)"""
+def _least_seconds(once: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Of a call: of many the fastest, as whatever else the machine does can only add to it. One to warm up is
+    not counted. On a CPU the process's own time is taken. (torch's own timer imports a compiler's set-up,
+    which talks on standard error.)"""
     once()
     spent: list[float] = []
-    while sum(spent) < SECONDS:
+    while sum(spent) < SECONDS or len(spent) < ROUNDS:
         begun = clock()
         once()
         spent.append(clock() - begun)
-    return median(spent)
+    return min(spent)
 
 
 def _better(forms: Forms, changed: Forms, calls: Counter[_Call], device: torch.device) -> Forms:

@@ -27,7 +27,12 @@ def bound(model, *names: str):
 def test_figures_add_up():
     plan = Plan(NARROW, images=16, units=32, seconds=7.2)
     assert plan.units_per_hour == 500
-    assert plan.describe()["forms"] == {"attention": "products", "patches": "linear", "products": "bfloat16"}
+    assert plan.describe()["forms"] == {
+        "attention": "products",
+        "patches": "linear",
+        "products": "bfloat16",
+        "linear": "blas",
+    }
     sentence = plan.sentence(1000)
     finish = time.strftime("%H:%M", time.localtime(time.time() + 7200))
     assert sentence.startswith("1000 dreams, 32 a batch, 16 images a pass, bfloat16 products, attention")

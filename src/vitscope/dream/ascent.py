@@ -129,7 +129,7 @@ class Ascent:
         """
         climb, recipe = self._begin(), self.recipe
         optimiser = _optimiser(recipe, climb.parameters)
-        lean = Lean(self.forms), Lean(replace(self.forms, products="float32"))
+        lean = Lean(self.forms), Lean(self.forms.wide)
         for objectives, steps in self._phases():
             with scoring(self.model, objectives) as score:
                 for step in steps:

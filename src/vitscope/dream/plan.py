@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -126,7 +126,7 @@ def _running(model: VisionModel, objective: BoundObjective, forms: Forms) -> Tun
         _seconds(model, objective, forms, images=objective.canvases)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        return Tuned(replace(forms, products="float32"), f"{model.name} does not run in bfloat16: {reason}")
+        return Tuned(forms.wide, f"{model.name} does not run in bfloat16: {reason}")
     return Tuned(forms)
 
 
