@@ -20,6 +20,7 @@ VitscopeError
     ├── SourceError         no image, or too many unreadable ones
     ├── Diverged            an optimisation left the finite numbers
     └── AtlasError          an atlas is missing, damaged, newer, or made with other settings
+        └── NotBuilt        a part of it that no build has written yet
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ class Diverged(Failure):
 
 class AtlasError(Failure):
     """An atlas that is missing, damaged, newer than this version, or made with other settings."""
+
+
+class NotBuilt(AtlasError):
+    """A part of an atlas that no build has written yet."""
 
 
 def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> list[str]:

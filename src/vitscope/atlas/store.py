@@ -29,7 +29,7 @@ from vitscope.atlas.commit import check_writable as check_writable
 from vitscope.atlas.commit import sweep, write
 from vitscope.atlas.leaf import LEAF, SAMPLED, Bundle, digest, ok_bytes
 from vitscope.atlas.manifest import FILE, Manifest, SiteLayout
-from vitscope.errors import AtlasError, BadValue, UnknownSite, suggestion
+from vitscope.errors import AtlasError, BadValue, NotBuilt, UnknownSite, suggestion
 
 ABSENT = "not built yet"
 """The fault of a leaf that nobody has committed."""
@@ -182,12 +182,14 @@ class Store:
         """One whole file of a leaf, checked.
 
         Raises:
-            AtlasError: the leaf is not built yet or damaged; the message names it.
+            NotBuilt, AtlasError: the leaf is not built yet, or damaged; the message names it.
         """
         name = self.leaf_name(site, leaf)
         of = SAMPLED if part in SAMPLED.parts else LEAF
         if fault := self.fault(site, leaf, of=of):
-            raise AtlasError(f"{name} is {fault if fault == ABSENT else f'damaged: {fault}'}")
+            if fault == ABSENT:
+                raise NotBuilt(f"{name} is {fault}")
+            raise AtlasError(f"{name} is damaged: {fault}")
         content = self.leaf_file(site, leaf, part).read_bytes()
         facts = self._marker(site, leaf, of)
         if facts is None or digest(content) != facts[part]["sha256"]:

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vitscope.atlas.store import ABSENT, Store
+from vitscope.atlas.store import Store
 from vitscope.atlas.unit import SiteEntry
-from vitscope.errors import AtlasError
+from vitscope.errors import AtlasError, NotBuilt
 
 Floats = NDArray[np.float64]
 NUMBERS = ("peak", "mean", "sparsity", "trust")
@@ -48,6 +48,7 @@ class UnitFacts:
         weak: whether the best of a unit's dreams is not "ok", or it has none that is.
         labels: the names that each was given.
         faults: what keeps leaves from being read, in words.
+        damaged: leaves that were written but cannot be read.
     """
 
     status: tuple[str, ...]
@@ -56,6 +57,7 @@ class UnitFacts:
     weak: NDArray[np.bool_]
     labels: tuple[tuple[str, ...], ...]
     faults: tuple[str, ...] = ()
+    damaged: int = 0
 
     @property
     def statuses(self) -> Counter[str]:
@@ -71,11 +73,6 @@ class UnitFacts:
     def shown(self) -> int | None:
         """The unit that stands for the site: the first with a dream, or else the first that can be read."""
         return int(self.dreams.argmax()) if self.dreams.any() else self.first
-
-    @property
-    def damaged(self) -> int:
-        """Leaves that were written but cannot be read."""
-        return sum(ABSENT not in fault for fault in self.faults)
 
     def median(self, name: str) -> float | None:
         """The middle of one number over the units that have it."""
@@ -126,8 +123,7 @@ class Facts:
             return self.leaf(entry.name, leaf)
         except AtlasError as error:
             units = len(self.store.layout(entry.name).members(leaf))
-            told = str(error)
-            return _unknown(units, WAITING if ABSENT in told else DAMAGED, told)
+            return _unknown(units, WAITING if isinstance(error, NotBuilt) else DAMAGED, str(error))
 
     def leaf(self, site: str, leaf: int) -> UnitFacts:
         """The units of one leaf.
@@ -230,6 +226,7 @@ def joined_units(parts: Sequence[UnitFacts]) -> UnitFacts:
         np.concatenate([part.weak for part in parts]),
         tuple(labels for part in parts for labels in part.labels),
         tuple(fault for part in parts for fault in part.faults),
+        sum(part.damaged for part in parts),
     )
 
 
@@ -277,4 +274,5 @@ def _unknown(units: int, status: str, fault: str) -> UnitFacts:
         np.zeros(units, np.bool_),
         ((),) * units,
         (fault,),
+        int(status == DAMAGED),
     )

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from vitscope.address import Address
 from vitscope.atlas.read import SiteEntry
-from vitscope.atlas.store import ABSENT
-from vitscope.errors import AtlasError, UnknownName
+from vitscope.errors import AtlasError, NotBuilt, UnknownName
 from vitscope.heat import colour_scale
 from vitscope.viewer.charts import depth_chart, family_of
 from vitscope.viewer.facts import DAMAGED, WAITING, UnitFacts, commonest
@@ -268,8 +267,8 @@ def scale(library: Library, path: str) -> Answer:
 
 def trouble(library: Library, path: str, error: Exception) -> Answer:
     """What went wrong, as a page with links onward."""
-    damaged, told = isinstance(error, AtlasError), str(error)
-    reason = "Not built yet" if ABSENT in told else "This part of the atlas cannot be read"
+    damaged = isinstance(error, AtlasError)
+    reason = "Not built yet" if isinstance(error, NotBuilt) else "This part of the atlas cannot be read"
     parts = path.split("/")
     volume = library.shelf.get(parts[1]) if len(parts) > 1 and parts[0] == "a" else None
     return page(
@@ -278,7 +277,7 @@ def trouble(library: Library, path: str, error: Exception) -> Answer:
         "trouble.html",
         status=503 if damaged else 404,
         title=reason if damaged else "Not found",
-        message=told,
+        message=str(error),
         volume=volume,
         volumes=list(library.shelf),
     )
