@@ -13,7 +13,9 @@ too, and the median of the last of them stands for all others.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import sys
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -43,7 +45,7 @@ class Enough(Exception):
 
 
 def main() -> None:
-    asked = arguments()
+    asked, imported = arguments(), memory()
     torch.set_num_threads(asked.threads)
     model = load(asked.model, weights=asked.weights)
     sites = [site for site in model.sites(asked.sites) if site.name not in asked.without]
@@ -54,6 +56,7 @@ def main() -> None:
         spent = [sum(pair) for pair in zip(spent, each, strict=True)]
         table.add_row(site.name, *(f"{seconds:.1f}" for seconds in each), f"{each[1] / each[0]:.2f}")
         Console(stderr=True).print(f"{site.name}: {each[1] / each[0]:.2f}", highlight=False)
+    table.caption = f"{asked.units} units together; peak memory {memory() - imported:.2f} GiB above import"
     table.add_section()
     table.add_row("all", *(f"{seconds:.1f}" for seconds in spent), f"{spent[1] / spent[0]:.2f} / {GOAL:g}")
     Console().print(table)
@@ -70,6 +73,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--units", type=int, default=4, help="that climb together")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
+
+
+def memory() -> float:
+    """The most this process has held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def measured(model: VisionModel, site: Site, units: int) -> tuple[float, float]:

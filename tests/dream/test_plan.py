@@ -58,6 +58,20 @@ def test_the_largest_pass_is_taken_that_is_about_as_fast_as_the_fastest(monkeypa
     assert plan.seconds == pytest.approx(0.75 * 4 * 10)
 
 
+def test_memory_bounds_a_pass(monkeypatch):
+    """Whatever is fastest; but all copies of a unit are always shown at once."""
+    model = tiny_vit()
+    objectives = bound(model, *(f"blocks.2.ffn:{n}" for n in range(16)))
+    monkeypatch.setattr(planning, "_seconds", lambda *_: 1.0)  # the more images the better
+    one, two, four = (planning._kept(model, objectives[0], AS_WRITTEN, images) for images in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.05)
+    for images, expected in ((40, 32), (17, 16), (8, 8), (1, 4)):
+        monkeypatch.setattr(planning, "HELD", {"cpu": images * (two - one)})
+        assert plan_dreams(model, objectives, recipe=SHORT, tuned=Tuned(AS_WRITTEN)).images == expected
+    monkeypatch.setattr(planning, "HELD", {})
+    assert plan_dreams(model, objectives, recipe=SHORT, tuned=Tuned(AS_WRITTEN)).images == 32
+
+
 def test_the_deepest_objective_is_timed(monkeypatch):
     model, timed = tiny_vit(), []
     monkeypatch.setattr(

@@ -9,7 +9,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from vitscope.arrays import Pixels
 from vitscope.dream.ascent import IMAGES_PER_PASS
@@ -25,6 +26,10 @@ UNITS_PER_BATCH = {"cpu": 32, "cuda": 256}
 
 TUNED_ON = 8
 """Images of the pass whose forms are timed: always as many, so that all recipes and batches get the same."""
+
+HELD = {"cpu": 2**29}
+"""Bytes that a float32 pass may keep for its way back, by device type: with these, eight units of a ViT-Ti
+are dreamt of in less than 1 GiB. Elsewhere as many as a pass may show."""
 
 MARGIN = 0.9
 """The fastest pass must need at least this share of another's time an image for both to count as equal."""
@@ -142,12 +147,37 @@ def _fastest(
 
     The largest that is about as fast as the fastest: what a step does beside the pass is paid once a pass.
     """
-    largest = min(wanted, IMAGES_PER_PASS.get(model.device.type, IMAGES_PER_PASS["cpu"]))
+    most = IMAGES_PER_PASS.get(model.device.type, IMAGES_PER_PASS["cpu"])
+    largest = min(wanted, most, _fitting(model, objective, forms, most))
     each = {copies: _seconds(model, objective, forms, copies) / copies}
     while (images := 2 * max(each)) <= largest:
         each[images] = _seconds(model, objective, forms, images) / images
     chosen = max(images for images, seconds in each.items() if MARGIN * seconds <= min(each.values()))
     return chosen, each[chosen]
+
+
+def _fitting(model: VisionModel, objective: BoundObjective, forms: Forms, most: int) -> int:
+    """How many images a pass may show for its memory; what a second image adds to it is counted."""
+    if model.device.type not in HELD:
+        return most
+    one, two = (_kept(model, objective, forms.wide, images) for images in (1, 2))
+    return HELD[model.device.type] // max(two - one, 1)
+
+
+def _kept(model: VisionModel, objective: BoundObjective, forms: Forms, images: int) -> int:
+    """Bytes that a pass keeps for its way back, weights among them."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    pixels = _noise(model, images).requires_grad_()
+    with scoring(model, [objective]) as score, saved_tensors_hooks(keep, lambda tensor: tensor):
+        passed = score(pixels, [0], Lean(forms))
+    del passed  # until here, so that no memory is counted twice
+    return sum(kept.values())
 
 
 def _seconds(model: VisionModel, objective: BoundObjective, forms: Forms, images: int) -> float:
