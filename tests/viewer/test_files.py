@@ -172,6 +172,23 @@ def test_dreams_that_were_kept_stand_side_by_side_with_their_trust(atlas, make_a
     assert 'class="trials"' not in bare
 
 
+def test_a_dream_that_began_at_a_photograph_says_so(make_atlas):
+    own = make_atlas()
+    folder = own.path.with_name("own.dreams")
+    keep_dream(folder, "blocks.0.ffn:33", score=1.0, trust={"second_start": True})
+    keep_dream(folder, "blocks.0.ffn:34", score=1.0, trust={"second_start": False})
+    for seed, second in enumerate([False, True]):
+        keep_dream(folder, "blocks.0.ffn:35", seed=seed, score=1.0, trust={"second_start": second})
+    library = Library(Shelf([own]))
+    made = [
+        answer(library, f"a/own/unit/blocks.0.ffn/{unit}.html").content.decode().partition("Made from ")[2]
+        for unit in (33, 34, 35)
+    ]
+    assert made[0].startswith("its best image to excite this unit")
+    assert made[1].startswith("noise to excite this unit")
+    assert made[2].startswith("noise, or from its best image where second start says yes, to excite")
+
+
 def test_an_image_of_the_sample_has_a_page_though_it_excites_nothing(make_atlas):
     own = make_atlas()
     image = f"{4:032x}"

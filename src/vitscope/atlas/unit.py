@@ -178,7 +178,8 @@ class Unit:
 
     def _dreams_shown(self) -> Iterator[Picture]:
         for dream in self.dreams[:MOST_DREAMS]:
-            told = f"dream by {dream.recipe}", f"score {cell(dream.score)}", f"seed {dream.seed}"
+            begun = "begun at its best image" if dream.trust.get("second_start") else ""
+            told = f"dream by {dream.recipe}", f"score {cell(dream.score)}", f"seed {dream.seed}", begun
             yield Picture(dream.image, f"A picture synthesised to excite {self.address}", 224, told)
 
     def _exemplars_shown(self) -> Iterator[Picture]:
