@@ -87,7 +87,7 @@ def measured(model: VisionModel, site: Site, units: int) -> tuple[float, float]:
     plan = plan_dreams(model, objectives, recipe=ours)
     climbs = (
         Ascent(model, objectives, ours, 0, plan.forms, plan.images),
-        Ascent(model, objectives, theirs, 0, AS_WRITTEN),
+        Ascent(model, objectives, theirs, 0, AS_WRITTEN, plan.images),
     )
     mine, other = (seconds(climb) / units for climb in climbs)
     return mine, other
