@@ -125,6 +125,23 @@ def test_what_onednn_does_not_take_is_left_to_torch():
 
 
 @onednn_is_here
+def test_weights_that_are_made_from_the_image_keep_their_gradient():
+    image = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    kernel = torch.ones(5, 3, 4, 4)
+    for to, function in (
+        (image, lambda: F.linear(image, image.sin())),
+        (pixels, lambda: F.conv2d(pixels, kernel * pixels.sum(), stride=4)),
+    ):
+        slopes = []
+        for forms in (BY_ONEDNN, AS_WRITTEN):
+            with Lean(forms):
+                result = function()
+            slopes.append(torch.autograd.grad(result.square().sum(), to)[0])
+        torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4)
+
+
+@onednn_is_here
 def test_onednn_is_called(monkeypatch):
     """By linear layers and by patches, in float32 alone."""
     calls = []

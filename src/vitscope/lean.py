@@ -114,13 +114,15 @@ class Lean(TorchFunctionMode):
         image, weight = self.narrow(input), self.narrow(weight)
         bias = None if bias is None else self.narrow(bias)
         if self.forms.patches == "linear" and _tiles(image, weight, *args, **kwargs):
+            weight = weight.detach() if _constant(weight) else weight
             return _patches_as_linear(image, weight, bias, self._table.get("linear", F.linear))
         return F.conv2d(image, weight, bias, *args, **kwargs)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A linear layer by oneDNN, or as torch does it where that does not take the tensors."""
         given = [tensor for tensor in (input, weight, bias) if tensor is not None]
-        if all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in given):
+        suits = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in given)
+        if suits and all(map(_constant, given[1:])):
             return cast(Tensor, _ByOneDnn.apply(input, weight, bias))
         return F.linear(input, weight, bias)
 
@@ -149,6 +151,11 @@ class Lean(TorchFunctionMode):
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call,unused-ignore]
 """Whether torch can call oneDNN on plain tensors here."""
+
+
+def _constant(weight: Tensor) -> bool:
+    """Whether no gradient has to flow through it: it is the model's own, and not made from the image."""
+    return isinstance(weight, nn.Parameter) or not weight.requires_grad
 
 
 class _ByOneDnn(torch.autograd.Function):
