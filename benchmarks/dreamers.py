@@ -110,6 +110,7 @@ def bare(forms: Forms) -> Dreamer:
         return ""
 
     note = f"attention {forms.attention}, patches by {forms.patches}"
+    note += f", layers by {forms.linear}" if forms.products == "float32" else ""
     return Dreamer(f"bare pass, {forms.products}", run, kind="bare", products=forms.products, note=note)
 
 

@@ -187,7 +187,7 @@ def contestants(task: Task, peers: Sequence[str]) -> list[Dreamer]:
     """Everyone that is timed at a task."""
     objectives = [unit(address).bind(task.model) for address in task.addresses]
     tuned = plan_dreams(task.model, objectives, recipe=GHIASI_2022.replace(copies=task.copies)).forms
-    forms = [replace(tuned, products="float32"), replace(tuned, products="bfloat16")]
+    forms = [tuned.wide, replace(tuned, products="bfloat16")]
     named = [PEERS[name] for name in peers if name != "none"]
     return [*map(bare, forms), *(ours(each, planned=tuned) for each in forms), AUTHORS, *named]
 
