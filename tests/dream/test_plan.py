@@ -58,6 +58,16 @@ def test_the_largest_pass_is_taken_that_is_about_as_fast_as_the_fastest(monkeypa
     assert plan.seconds == pytest.approx(0.75 * 4 * 10)
 
 
+def test_passes_are_measured_once_a_process(monkeypatch):
+    """So that a dream made again is the same dream, whatever the clock says by then."""
+    model, clock = tiny_vit(), iter(range(100, 0, -1))
+    monkeypatch.setattr(planning, "_seconds", lambda *_: float(next(clock)))
+    objectives = bound(model, *(f"blocks.2.ffn:{n}" for n in range(16)))
+    first, second = (plan_dreams(model, objectives, recipe=SHORT) for _ in range(2))
+    assert first == second
+    assert next(clock) == 96, "4, 8, 16 and 32 images, once"
+
+
 def test_memory_bounds_a_pass(monkeypatch):
     """Whatever is fastest; but all copies of a unit are always shown at once."""
     model = tiny_vit()

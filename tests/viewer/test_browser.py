@@ -226,6 +226,7 @@ def test_an_image_shows_only_what_was_asked_for_with_its_units_as_pictures(open_
     assert page.locator(".depicted:visible").count() == 1
     assert page.locator(".depicted:visible .chip .window").count() == 22
     page.get_by_text("Show all 3 images").click()
+    page.locator(".depicted:visible").nth(2).wait_for()
     assert page.locator(".depicted:visible").count() == 3
 
 

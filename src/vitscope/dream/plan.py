@@ -82,7 +82,7 @@ def plan_dreams(
 ) -> Plan:
     """Measure how many images a pass should show.
 
-    The numbers of a dream depend on the forms, and on nothing else of the plan.
+    The numbers of a dream depend on the forms, and on nothing else of the plan but for rounding.
 
     Args:
         model: the model to dream with.
@@ -150,11 +150,19 @@ def _fastest(
     """
     most = IMAGES_PER_PASS.get(model.device.type, IMAGES_PER_PASS["cpu"])
     largest = min(wanted, most, _fitting(model, objective, forms, most))
-    each = {copies: _seconds(model, objective, forms, copies) / copies}
-    while (images := 2 * max(each)) <= largest:
-        each[images] = _seconds(model, objective, forms, images) / images
-    chosen = max(images for images, seconds in each.items() if MARGIN * seconds <= min(each.values()))
-    return chosen, each[chosen]
+    known = _PACED.setdefault(model.module, {})
+    key = (str(model.device), str(model.dtype), objective.sites, forms, copies, largest)
+    if key not in known:
+        each = {copies: _seconds(model, objective, forms, copies) / copies}
+        while (images := 2 * max(each)) <= largest:
+            each[images] = _seconds(model, objective, forms, images) / images
+        chosen = max(images for images, seconds in each.items() if MARGIN * seconds <= min(each.values()))
+        known[key] = chosen, each[chosen]
+    return known[key]
+
+
+_PACED: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, float]]] = WeakKeyDictionary()
+"""Measured once a process, as forms are: in float32 the last bits depend on how many images share a pass."""
 
 
 def _fitting(model: VisionModel, objective: BoundObjective, forms: Forms, most: int) -> int:
