@@ -36,7 +36,7 @@ def seen():
 
 
 def robust(model, pixels) -> float:
-    """Once more in float64, from the definition."""
+    """Once more, from the definition: the mean over 32 views of it, drawn as for the first dream."""
     sources = [generator(5, ADDRESS, step=FRESH)]
     moment = Moment(1, 2, FRESH_COPIES, model.preprocessing.size)
     views = augment(pixels[None], HASTY.augmentations, sources=sources, moment=moment).pixels[0]
